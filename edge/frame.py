@@ -1,0 +1,46 @@
+"""The frame: what every source yields and the whole pipeline starts from."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+UInt8Image = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One image from a source.
+
+    The pixels belong to the frame: a source never writes to them again, a reader never changes them.
+    """
+
+    pixels: UInt8Image
+    """(H, W) gray or (H, W, 3) RGB, uint8."""
+    index: int
+    """Position in the stream, from 0; goes on through loops and reconnects."""
+    t_media_ns: int
+    """Time on the source's own clock, strictly increasing: what clips are sampled by. A live source's is its capture time."""
+    t_capture_ns: int
+    """Capture time on this host's monotonic clock (`time.monotonic_ns`); latency is measured from here."""
+    t_wall_ns: int
+    """Wall-clock time of capture, for records only."""
+
+    def __post_init__(self) -> None:
+        shape = self.pixels.shape
+        if self.pixels.dtype != np.uint8 or not (self.pixels.ndim == 2 or (self.pixels.ndim == 3 and shape[2] == 3)):
+            raise ValueError(f"a frame holds (H, W) or (H, W, 3) uint8; got {shape} {self.pixels.dtype}")
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    def __repr__(self) -> str:
+        width, height = self.size_wh
+        return f"Frame(index={self.index}, {width}x{height}, t_media_ns={self.t_media_ns})"
+
+    def replace(self, **changes: Any) -> "Frame":
+        """Return a copy of the header with changes; the pixels are shared."""
+        return dataclasses.replace(self, **changes)

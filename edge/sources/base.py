@@ -1,0 +1,52 @@
+"""What a source is, and the one table that chooses it from the `--source` URI."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+from edge.frame import Frame
+
+Rect = tuple[int, int, int, int]
+"""x, y, width, height in pixels."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a source knows of itself before its first frame."""
+
+    name: str
+    """For logs and messages: no credentials, no patient data."""
+    frame_interval_ms: float
+    """Nominal time between two frames."""
+    is_live: bool
+    """True where frames come by themselves; False where the source can be read as fast as one likes."""
+    region: Rect | None = None
+    """Where the source says that the ultrasound image lies, clipped to the frame; None where it does not say."""
+    num_frames: int | None = None
+    """Number of frames, where it is known."""
+    note: str = ""
+    """One more thing to tell the user at the start, for example that the images are synthetic."""
+
+
+class Source(Protocol):
+    """A blocking iterator of frames.
+
+    `frames()` runs in one thread; `close()` may be called from another thread at any time, any number of times,
+    and ends a running `frames()` soon.
+    """
+
+    @property
+    def info(self) -> SourceInfo: ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield frames until the source ends.
+
+        `index` counts from 0 and `t_media_ns` from the first frame's own time. A source that is damaged part of the way
+        yields what is readable, then ends with one warning.
+
+        Raises:
+            SourceError: The source gave no frame at all, or was lost for good.
+        """
+        ...
+
+    def close(self) -> None: ...
