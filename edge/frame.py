@@ -21,7 +21,10 @@ class Frame:
     index: int
     """Position in the stream, from 0; goes on through loops and reconnects."""
     t_media_ns: int
-    """Time on the source's own clock, strictly increasing: what clips are sampled by. A live source's is its capture time."""
+    """Time on the source's own clock, strictly increasing: what clips are sampled by.
+
+    A live source's is its capture time.
+    """
     t_capture_ns: int
     """Capture time on this host's monotonic clock (`time.monotonic_ns`); latency is measured from here."""
     t_wall_ns: int

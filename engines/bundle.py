@@ -1,0 +1,269 @@
+"""The bundle: a folder that holds one trained model and everything needed to run and check it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+REFERENCE_NAME = "reference.npz"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """How a frame becomes network input: ROI crop, gray, resize, centre crop, scale to [0, 1].
+
+    Sizes are (height, width) in pixels.
+    """
+
+    resize_hw: tuple[int, int] = (256, 256)
+    crop_hw: tuple[int, int] = (224, 224)
+    channels: int = 1
+    """1: gray; 3: RGB."""
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"preprocess.channels is {self.channels}; 1 and 3 are allowed")
+        if not all(0 < crop <= size for crop, size in zip(self.crop_hw, self.resize_hw, strict=True)):
+            raise ValueError(f"preprocess.crop_hw {self.crop_hw} does not fit into resize_hw {self.resize_hw}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BundleFile:
+    """One file of the bundle as the manifest lists it."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    kind: str
+    """"onnx", "torch-export", "reference"; compiled kinds are added by edge-build."""
+    precision: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose manifest was read and whose files were found whole."""
+
+    path: Path
+    name: str
+    classes: tuple[str, ...]
+    """The last class is the positive one."""
+    threshold: float
+    """Operating point on the positive class's probability."""
+    preprocess: PreprocessSpec
+    num_frames: int
+    frame_interval_ms: float
+    intended_use: str
+    training: Mapping[str, Any]
+    files: tuple[BundleFile, ...]
+
+    @property
+    def clip_tchw(self) -> tuple[int, int, int, int]:
+        """Shape of a clip."""
+        return (self.num_frames, self.preprocess.channels, *self.preprocess.crop_hw)
+
+    def file(self, kind: str, precision: str | None = None) -> BundleFile:
+        """Return the listed file of this kind.
+
+        Raises:
+            BundleError: The bundle lists none.
+        """
+        for file in self.files:
+            if file.kind == kind and precision in (None, file.precision):
+                return file
+        wanted = f"{precision} {kind}" if precision else kind
+        kinds = ", ".join(sorted({file.kind for file in self.files})) or "none"
+        raise BundleError(f"bundle {self.path} has no {wanted} file (it lists: {kinds}); export it again")
+
+    def reference(self) -> "Reference":
+        """Read the reference clips and outputs.
+
+        Raises:
+            BundleError: The file is damaged or its shapes do not fit the manifest.
+        """
+        path = self.path / self.file("reference").name
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                reference = Reference(
+                    *(arrays[key].astype(np.float32) for key in ("clips", "probabilities", "heatmaps"))
+                )
+        except (OSError, ValueError, KeyError, EOFError) as exc:
+            raise BundleError(f"{path} is not a reference file ({exc}); export the bundle again") from exc
+        num_clips = len(reference.clips)
+        expected = ((num_clips, *self.clip_tchw), (num_clips, len(self.classes)))
+        if num_clips == 0 or (reference.clips.shape, reference.probabilities.shape) != expected:
+            raise BundleError(
+                f"{path} holds clips {reference.clips.shape} and probabilities {reference.probabilities.shape}; "
+                f"the manifest says {('n', *self.clip_tchw)} and {('n', len(self.classes))}; export the bundle again"
+            )
+        return reference
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """Clips and the FP32 PyTorch outputs for them, all float32."""
+
+    clips: npt.NDArray[np.float32]
+    """(n, T, C, H, W)"""
+    probabilities: npt.NDArray[np.float32]
+    """(n, K)"""
+    heatmaps: npt.NDArray[np.float32]
+    """(n, T, h, w)"""
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle's manifest and check that every file it lists is there and whole.
+
+    Raises:
+        BundleError: No manifest, a newer schema, a bad value, a missing file, or a hash that differs.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder / MANIFEST_NAME)
+    bundle = _parse_manifest(folder, manifest)
+    for file in bundle.files:
+        _check_file(folder, file)
+    return bundle
+
+
+def write_manifest(
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    classes: Sequence[str],
+    threshold: float,
+    preprocess: PreprocessSpec,
+    num_frames: int,
+    frame_interval_ms: float,
+    outputs: Mapping[str, Any],
+    intended_use: str,
+    training: Mapping[str, Any],
+    files: Sequence[tuple[str, str, str | None]],
+) -> None:
+    """Write `manifest.json` for files that already lie in the folder, hashing each.
+
+    Args:
+        path: The bundle's folder.
+        name: The model's name, for people.
+        classes: Class names, the positive one last.
+        threshold: Operating point in [0, 1] on the positive class's probability.
+        preprocess: How frames become input.
+        num_frames: T.
+        frame_interval_ms: Time between two frames of a clip.
+        outputs: Name to {"shape", "dtype"} of each output.
+        intended_use: What the model is for, and what it is not for.
+        training: Summary of data, folds and metrics.
+        files: (name, kind, precision or None) of each file.
+    """
+    folder = Path(path)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "classes": list(classes),
+        "threshold": threshold,
+        "preprocess": dataclasses.asdict(preprocess),
+        "clip": {"num_frames": num_frames, "frame_interval_ms": frame_interval_ms},
+        "outputs": dict(outputs),
+        "intended_use": intended_use,
+        "training": dict(training),
+        "files": [
+            {
+                "name": file_name,
+                "sha256": sha256_of(folder / file_name),
+                "size_bytes": (folder / file_name).stat().st_size,
+                "kind": kind,
+                **({"precision": precision} if precision else {}),
+            }
+            for file_name, kind, precision in files
+        ],
+    }
+    temporary = folder / (MANIFEST_NAME + ".tmp")
+    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST_NAME)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's SHA-256 in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST_NAME}; name a bundle's folder") from exc
+    except (OSError, ValueError) as exc:
+        raise BundleError(f"{path} cannot be read ({exc}); export the bundle again") from exc
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}; update or export again"
+        )
+    return dict(manifest)
+
+
+def _parse_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    try:
+        spec = manifest["preprocess"]
+        bundle = Bundle(
+            path=folder,
+            name=str(manifest["name"]),
+            classes=tuple(map(str, manifest["classes"])),
+            threshold=float(manifest["threshold"]),
+            preprocess=PreprocessSpec(_pair(spec["resize_hw"]), _pair(spec["crop_hw"]), int(spec["channels"])),
+            num_frames=int(manifest["clip"]["num_frames"]),
+            frame_interval_ms=float(manifest["clip"]["frame_interval_ms"]),
+            intended_use=str(manifest["intended_use"]),
+            training=dict(manifest["training"]),
+            files=tuple(_parse_file(entry) for entry in manifest["files"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise BundleError(
+            f"{folder / MANIFEST_NAME} is not valid: {type(exc).__name__} {exc}; export the bundle again"
+        ) from exc
+    if (
+        len(bundle.classes) < 2
+        or bundle.num_frames < 1
+        or not bundle.frame_interval_ms > 0
+        or not 0 <= bundle.threshold <= 1
+    ):
+        raise BundleError(
+            f"{folder / MANIFEST_NAME} is not valid: it needs two classes or more, num_frames >= 1, "
+            f"frame_interval_ms > 0 and a threshold in 0..1; export the bundle again"
+        )
+    return bundle
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    height, width = value
+    return int(height), int(width)
+
+
+def _parse_file(entry: Mapping[str, Any]) -> BundleFile:
+    name = str(entry["name"])
+    if Path(name).name != name:
+        raise ValueError(f"file name {name!r} leaves the bundle's folder")
+    return BundleFile(name, str(entry["sha256"]), int(entry["size_bytes"]), str(entry["kind"]), entry.get("precision"))
+
+
+def _check_file(folder: Path, file: BundleFile) -> None:
+    path = folder / file.name
+    try:
+        digest = sha256_of(path)
+    except OSError as exc:
+        reason = "is missing" if isinstance(exc, FileNotFoundError) else f"cannot be read ({exc.strerror})"
+        raise BundleError(f"bundle {folder}: {file.name} {reason}; copy the whole folder again") from exc
+    if digest != file.sha256:
+        raise BundleError(
+            f"bundle {folder}: {file.name} has sha256 {digest[:12]}..., the manifest says {file.sha256[:12]}...; "
+            "the file was changed or damaged; copy the whole folder again"
+        )

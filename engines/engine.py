@@ -1,0 +1,104 @@
+"""What an engine is: a loaded bundle that runs on one backend."""
+
+import abc
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.errors import EngineError
+from engines.ring import Float32Array, MirroredRing
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What runs, on what, and the shapes that go in and come out."""
+
+    name: str
+    """The bundle's name."""
+    sha256: str
+    """Hash of the model file that runs."""
+    backend: str
+    precision: str
+    """Arithmetic: "fp32", "fp16", "bf16" or "int8"."""
+    device: str
+    clip_tchw: tuple[int, int, int, int]
+    """Shape of a clip: frames, channels, height, width."""
+    classes: tuple[str, ...]
+    """Class names; the last one is the positive class."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class EngineOutput:
+    """What the network says of one window. The arrays belong to the caller."""
+
+    probabilities: Float32Array
+    """(K,) float32, in the order of `EngineSpec.classes`."""
+    heatmap: Float32Array
+    """(T, h, w) float32 >= 0: Grad-CAM of the positive class for each frame of the clip."""
+
+
+class Engine(abc.ABC):
+    """Owns the ring of the last T frames where its compute is. Used from one thread at a time."""
+
+    spec: EngineSpec
+
+    @abc.abstractmethod
+    def push(self, frame_chw: Float32Array) -> None:
+        """Take the next frame (C, H, W) float32 into the ring, over the oldest."""
+
+    @abc.abstractmethod
+    def infer(self) -> EngineOutput:
+        """Run the network on the ring's T frames, oldest first.
+
+        Raises:
+            EngineError: Fewer than T frames since the last reset, or the backend failed.
+        """
+
+    @abc.abstractmethod
+    def reset(self) -> None:
+        """Forget the frames in the ring."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Free what the engine holds; idempotent."""
+
+    def warmup(self) -> None:
+        """Run once on black frames, so that the first real window is not slow; leaves the ring empty."""
+        black = np.zeros(self.spec.clip_tchw[1:], np.float32)
+        for _ in range(self.spec.clip_tchw[0]):
+            self.push(black)
+        self.infer()
+        self.reset()
+
+    def run_clip(self, clip_tchw: npt.NDArray[np.float32]) -> EngineOutput:
+        """Run one whole clip (T, C, H, W) through the ring; leaves the ring empty."""
+        self.reset()
+        for frame_chw in clip_tchw:
+            self.push(frame_chw)
+        output = self.infer()
+        self.reset()
+        return output
+
+
+class HostEngine(Engine):
+    """An engine whose backend reads host memory: all but `_run` is the same for each."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self._ring = MirroredRing(spec.clip_tchw[0], spec.clip_tchw[1:])
+
+    def push(self, frame_chw: Float32Array) -> None:
+        self._ring.push(frame_chw)
+
+    def reset(self) -> None:
+        self._ring.reset()
+
+    def infer(self) -> EngineOutput:
+        if not self._ring.is_full:
+            raise EngineError(f"a window needs {self._ring.num_frames} frames since the last reset; push more first")
+        return self._run(self._ring.start_slot)
+
+    @abc.abstractmethod
+    def _run(self, start_slot: int) -> EngineOutput:
+        """Run the network on the ring's window that starts at `start_slot`."""
