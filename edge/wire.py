@@ -1,0 +1,141 @@
+"""The wire, version 1: ZeroMQ multipart `[topic, header, buffer...]`, the header one msgpack map.
+
+Topics: `prediction.<stream>`, `status.<stream>`, `frame.<stream>`. A prediction's buffer is its heatmap, a frame's the
+JPEG of the ROI.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import WireError
+from edge.prediction import Prediction
+from engines import Bundle, EngineSpec
+
+VERSION = 1
+
+Header = dict[str, Any]
+Parts = list[bytes]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamIdentity:
+    """What all messages of one daemon share."""
+
+    stream: str
+    classes: tuple[str, ...]
+    threshold: float
+    engine: EngineSpec
+
+    @classmethod
+    def of(cls, stream: str, bundle: Bundle, engine: EngineSpec) -> "StreamIdentity":
+        """Put together what a bundle and its engine say."""
+        return cls(stream, bundle.classes, bundle.threshold, engine)
+
+
+def boot_id() -> str:
+    """Return the host's boot id: monotonic times compare only within it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def engine_header(engine: EngineSpec) -> Header:
+    """Return the `engine` map of predictions and status."""
+    return {
+        "name": engine.name,
+        "sha256": engine.sha256,
+        "backend": engine.backend,
+        "precision": engine.precision,
+    }
+
+
+def prediction_header(prediction: Prediction, identity: StreamIdentity, seq: int, host: str) -> Header:
+    """Return a prediction's header, all but `latency_ms.total`, which the publisher adds last."""
+    window, latency = prediction.window, prediction.latency_ms
+    positive_probability = float(prediction.probabilities[-1])
+    return {
+        "v": VERSION,
+        "stream": identity.stream,
+        "seq": seq,
+        "state": str(prediction.state),
+        "classes": list(identity.classes),
+        "probabilities": prediction.probabilities.tolist(),
+        "threshold": identity.threshold,
+        "positive": positive_probability >= identity.threshold,
+        "window": {
+            "first_index": window.first_index,
+            "last_index": window.last_index,
+            "span_ms": window.span_ms,
+            "max_gap_ms": window.max_gap_ms,
+            "num_skipped": prediction.num_skipped,
+        },
+        "t_capture_ns": prediction.t_capture_ns,
+        "t_wall_ns": prediction.t_wall_ns,
+        "host": host,
+        "latency_ms": {
+            "capture": latency.capture,
+            "preprocess": latency.preprocess,
+            "queue": latency.queue,
+            "infer": latency.infer,
+        },
+        "engine": engine_header(identity.engine),
+        "heatmap": {
+            "shape": list(prediction.heatmap.shape),
+            "dtype": "float16",
+            "roi_px": list(prediction.visible_rect),
+            "keyframe": prediction.keyframe,
+            "peak": prediction.peak,
+        },
+    }
+
+
+def heatmap_buffer(heatmap: npt.NDArray[np.float32]) -> bytes:
+    """Return the heatmap as little-endian float16, C order; values beyond float16 are held at its largest."""
+    return np.minimum(heatmap, np.float32(np.finfo(np.float16).max)).astype("<f2").tobytes()
+
+
+def encode(kind: str, header: Header, *buffers: bytes) -> Parts:
+    """Return the message's parts; `kind` is prediction, status or frame."""
+    return [f"{kind}.{header['stream']}".encode(), msgpack.packb(header), *buffers]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """One message as a subscriber gets it."""
+
+    kind: str
+    """"prediction", "status" or "frame"."""
+    header: Header
+    """The wire's keys, unchanged; unknown ones are left in."""
+    buffers: tuple[bytes, ...] = ()
+
+    def heatmap(self) -> npt.NDArray[np.float16] | None:
+        """Return a prediction's heatmap (T, h, w) float16, a read-only view of the message; None where it has none."""
+        about = self.header.get("heatmap")
+        if self.kind != "prediction" or about is None:
+            return None
+        try:
+            return np.frombuffer(self.buffers[0], "<f2").reshape(about["shape"])
+        except (IndexError, KeyError, ValueError) as exc:
+            raise WireError(f"a prediction's heatmap buffer does not fit its header ({exc})") from exc
+
+
+def decode(parts: Sequence[bytes]) -> Message:
+    """Read a message.
+
+    Raises:
+        WireError: It is not of this form, or of a higher version.
+    """
+    try:
+        kind = bytes(parts[0]).decode().split(".", 1)[0]
+        header = msgpack.unpackb(parts[1])
+        version = header["v"]
+    except (IndexError, KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
+        raise WireError(f"not a message of this wire format ({type(exc).__name__}: {exc})") from exc
+    if not isinstance(version, int) or version > VERSION:
+        raise WireError(f"the message has wire version {version!r}; this reader knows up to {VERSION}; update it")
+    return Message(kind, header, tuple(parts[2:]))
