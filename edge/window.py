@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import statistics
 
 _NUM_INTERVALS_REMEMBERED = 15
@@ -114,7 +115,7 @@ class WindowSampler:
         if num_over < 0 or num_over % self._hop:
             return None
         times_ms = [time_ms for _, time_ms in self._clip]
-        gaps_ms = [later - earlier for earlier, later in zip(times_ms, times_ms[1:], strict=False)]
+        gaps_ms = [later - earlier for earlier, later in itertools.pairwise(times_ms)]
         return Window(
             first_index=self._clip[0][0],
             last_index=self._clip[-1][0],

@@ -1,0 +1,60 @@
+"""What all commands share: an argument parser whose errors are one line, and the last stop of every expected error."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from edge.errors import ConfigError, EdgeError
+
+NOTICE = "Research software, not a medical device."
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports wrong usage as one `error:` line and exit code 2."""
+
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=f"{description} {NOTICE}",
+            epilog=f"example: {example}",
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Run a command's body; an expected error becomes one line on stderr and its exit code.
+
+    A closed pipe (`edge-watch --json | head`) and Ctrl-C end quietly.
+    """
+    try:
+        return main()
+    except EdgeError as exc:
+        print_line("error", str(exc))
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit: give it somewhere to write
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def print_line(kind: str, text: str) -> None:
+    """Print `kind: text` to stderr as one line, whatever the text holds."""
+    print(f"{kind}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+class LineHandler(logging.Handler):
+    """Prints log records as one line each: `warning: ...`, `error: ...`; plain text for information."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            print_line("error" if record.levelno >= logging.ERROR else "warning", record.getMessage())
+        else:
+            print(record.getMessage(), file=sys.stderr, flush=True)
