@@ -1,0 +1,228 @@
+"""The capture thread's work: pacing, the ROI, preprocessing, and the choice of clip frames."""
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import cv2
+
+from edge.errors import ConfigError
+from edge.frame import Frame
+from edge.inference import ClipFrame, ClipQueue
+from edge.meters import Meters
+from edge.preprocess import preprocess, visible_rect
+from edge.roi import RoiFinder, check_inside
+from edge.sources.base import Rect, Source
+from edge.window import WindowSampler
+from engines import PreprocessSpec
+
+_log = logging.getLogger(__name__)
+
+_MAX_LATE_NS = 10**9
+_JPEG_QUALITY = 90
+
+OnFrame = Callable[[Frame, Rect, bytes], None]
+
+
+class Pacer:
+    """Lets a recording's frames through when they are due, as a camera would give them.
+
+    A frame that was decoded in time counts as captured when it was due; one that was decoded late, when it came.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._offset_ns: int | None = None
+
+    def pace(self, frame: Frame) -> Frame:
+        """Wait until the frame is due and return it with that capture time."""
+        now_ns = time.monotonic_ns()
+        if self._offset_ns is None or now_ns - frame.t_media_ns - self._offset_ns > _MAX_LATE_NS:
+            self._offset_ns = now_ns - frame.t_media_ns
+        due_ns = frame.t_media_ns + self._offset_ns
+        if due_ns <= now_ns:
+            return frame
+        self._stop.wait((due_ns - now_ns) / 1e9)
+        return frame.replace(t_capture_ns=due_ns, t_wall_ns=time.time_ns())
+
+
+class RateLimiter:
+    """Thins a stream to a rate, keeping to a time grid so that the mean rate is right."""
+
+    def __init__(self, rate_hz: float) -> None:
+        self._interval_ns = 1e9 / rate_hz
+        self._due_ns = -float("inf")
+
+    def is_due(self, t_ns: int) -> bool:
+        """Whether the frame at this time is let through; a quarter of an interval early is in time."""
+        if t_ns < self._due_ns - self._interval_ns / 4:
+            return False
+        self._due_ns = max(self._due_ns, t_ns - self._interval_ns / 4) + self._interval_ns
+        return True
+
+
+class RoiChooser:
+    """Holds the stream's ROI: the user's, the source's own, or the moving image area."""
+
+    def __init__(self, wanted: Rect | str, region: Rect | None) -> None:
+        self._wanted = wanted
+        self._region = region
+        self._finder: RoiFinder | None = None
+        self._size_wh: tuple[int, int] | None = None
+        self.roi: Rect | None = None
+
+    def add(self, frame: Frame) -> Rect | None:
+        """Look at the next frame; return the ROI, or None while more frames are needed.
+
+        Raises:
+            ConfigError: The user's ROI is not inside the image.
+        """
+        if frame.size_wh != self._size_wh:
+            self._restart(frame.size_wh)
+        if self.roi is None and self._finder is not None:
+            self.roi = self._finder.add(frame)
+            self._tell()
+        return self.roi
+
+    def finish(self) -> Rect | None:
+        """Choose from what was seen, at the end of a stream too short for a full look."""
+        if self.roi is None and self._finder is not None:
+            self.roi = self._finder.finish()
+            self._tell()
+        return self.roi
+
+    def _restart(self, size_wh: tuple[int, int]) -> None:
+        is_first, self._size_wh = self._size_wh is None, size_wh
+        self.roi, self._finder = None, None
+        if not isinstance(self._wanted, str):
+            check_inside(self._wanted, size_wh)
+            self.roi = self._wanted
+        elif self._wanted == "full":
+            self.roi = (0, 0, *size_wh)
+        elif self._region is not None and is_first:
+            self.roi = self._region
+            _log.info("ROI: %dx%d at %d,%d, as the source says", *self.roi[2:], *self.roi[:2])
+        else:
+            self._finder = RoiFinder()
+
+    def _tell(self) -> None:
+        if self.roi is not None and self._finder is not None:
+            _log.info("ROI: %s", self._finder.reason)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureSettings:
+    """What the capture thread needs to know."""
+
+    roi: Rect | str
+    """A rectangle, "auto" or "full"."""
+    preprocess: PreprocessSpec
+    num_frames: int
+    frame_interval_ms: float
+    hop: int
+    is_realtime: bool
+    """Play recordings at their own speed."""
+    frames_hz: float = 0.0
+    """How many JPEG frames to publish a second; 0: none."""
+
+
+class CaptureLoop:
+    """Takes frames from the source to the clip queue. Never waits for the inference, unless the queue is lossless."""
+
+    def __init__(
+        self,
+        source: Source,
+        queue: ClipQueue,
+        meters: Meters,
+        settings: CaptureSettings,
+        *,
+        stop: threading.Event,
+        on_frame: OnFrame,
+    ) -> None:
+        self._source = source
+        self._queue = queue
+        self._meters = meters
+        self._settings = settings
+        self._stop = stop
+        self._on_frame = on_frame
+        self._roi = RoiChooser(settings.roi, source.info.region)
+        self._sampler = WindowSampler(settings.num_frames, settings.frame_interval_ms, settings.hop)
+        self._pending_reset: str | None = None
+        self._jpegs = RateLimiter(settings.frames_hz) if settings.frames_hz > 0 else None
+
+    def run(self) -> None:
+        """Run until the source ends or `stop` is set.
+
+        Raises:
+            SourceError: The source gave no frame, or was lost for good.
+            ConfigError: The user's ROI is not inside the image.
+        """
+        held: list[tuple[Frame, int]] = []  # frames that came before the ROI was known
+        for frame, t_got_ns in self._frames():
+            if held and held[-1][0].size_wh != frame.size_wh:
+                self._process_all(held, self._roi.finish())
+                held = []
+            held.append((frame, t_got_ns))
+            if (roi := self._roi.add(frame)) is not None:
+                self._process_all(held, roi)
+                held = []
+        if not self._stop.is_set():
+            self._process_all(held, self._roi.finish())
+
+    def _frames(self) -> Iterator[tuple[Frame, int]]:
+        """Yield each frame at its time, with the monotonic time at which it was in our hands."""
+        pacer = Pacer(self._stop) if self._settings.is_realtime and not self._source.info.is_live else None
+        for decoded in self._source.frames():
+            frame = pacer.pace(decoded) if pacer else decoded
+            if self._stop.is_set():
+                return
+            t_got_ns = time.monotonic_ns()
+            self._meters.captured(t_got_ns)
+            yield frame, t_got_ns
+
+    def _process_all(self, frames: list[tuple[Frame, int]], roi: Rect | None) -> None:
+        for frame, t_got_ns in frames:
+            if roi is not None and not self._stop.is_set():
+                self._process(frame, t_got_ns, roi)
+
+    def _process(self, frame: Frame, t_got_ns: int, roi: Rect) -> None:
+        choice = self._sampler.add(frame.index, frame.t_media_ns, frame.size_wh)
+        if choice.reset_reason is not None:
+            self._meters.count("resets")
+            self._pending_reset = choice.reset_reason
+            _log.warning("the clip starts again: %s", choice.reset_reason)
+        if choice.is_in_clip:
+            self._meters.count("in_clip")
+            t_start_ns = time.monotonic_ns()
+            frame_chw = preprocess(frame.pixels, roi, self._settings.preprocess)
+            t_ready_ns = time.monotonic_ns()
+            self._queue.put(
+                ClipFrame(
+                    frame_chw=frame_chw,
+                    window=choice.window,
+                    visible_rect=visible_rect(roi, self._settings.preprocess),
+                    t_capture_ns=frame.t_capture_ns,
+                    t_wall_ns=frame.t_wall_ns,
+                    capture_ms=(t_start_ns - frame.t_capture_ns) / 1e6,
+                    preprocess_ms=(t_ready_ns - t_start_ns) / 1e6,
+                    t_ready_ns=t_ready_ns,
+                    reset_reason=self._pending_reset,
+                )
+            )
+            self._pending_reset = None
+        if self._jpegs is not None and self._jpegs.is_due(frame.t_media_ns):
+            self._on_frame(frame, roi, encode_jpeg(frame, roi))
+
+
+def encode_jpeg(frame: Frame, roi: Rect) -> bytes:
+    """Return the ROI as a JPEG file: nothing outside it leaves the process."""
+    x, y, width, height = roi
+    image = frame.pixels[y : y + height, x : x + width]
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
+    ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not ok:
+        raise ConfigError(f"the ROI of {width}x{height} pixels cannot be written as JPEG; choose another --roi")
+    return bytes(jpeg.data)

@@ -1,0 +1,143 @@
+"""The daemon's options: command line over TOML file over defaults."""
+
+import argparse
+import dataclasses
+import importlib.resources
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.commandline import Parser
+from edge.errors import ConfigError
+from edge.roi import parse_roi
+from engines import BACKENDS
+
+DEMO_BUNDLE = Path(str(importlib.resources.files("engines"))) / "demo"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The effective configuration of one run. Field names are the TOML keys."""
+
+    source: str
+    engine: str = str(DEMO_BUNDLE)
+    backend: str = "auto"
+    device: str | None = None
+    publish: str = "tcp://127.0.0.1:5555"
+    stream: str = "main"
+    hop: int = 1
+    pace: str = "realtime"
+    roi: str = "auto"
+    duration: float | None = None
+    max_windows: int | None = None
+    loop: bool = False
+    frames: float = 0.0
+    wait_subscribers: int = 0
+    curve: str | None = None
+    insecure: bool = False
+    log_format: str = "text"
+    status_file: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.hop >= 1, f"--hop is {self.hop}; it must be 1 or more")
+        _check(self.pace in ("realtime", "max"), f"--pace is {self.pace!r}; allowed are realtime, max")
+        _check(self.log_format in ("text", "json"), f"--log-format is {self.log_format!r}; allowed are text, json")
+        allowed = ("auto", *BACKENDS)
+        _check(self.backend in allowed, f"--backend is {self.backend!r}; allowed are {', '.join(allowed)}")
+        _check(self.duration is None or self.duration > 0, f"--duration is {self.duration}; it must be above 0 s")
+        _check(
+            self.max_windows is None or self.max_windows >= 1,
+            f"--max-windows is {self.max_windows}; it must be 1 or more",
+        )
+        _check(0 <= self.frames <= 1000, f"--frames is {self.frames}; it must be 0 to 1000 a second")
+        _check(self.wait_subscribers >= 0, f"--wait-subscribers is {self.wait_subscribers}; it must be 0 or more")
+        _check(
+            re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.stream) is not None,
+            f"--stream is {self.stream!r}; allowed are letters, digits, '_', '-' and '.'",
+        )
+        parse_roi(self.roi)
+
+    def describe(self) -> str:
+        """Return the effective configuration as one line, in TOML's words."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return " ".join(f"{name}={value!r}" for name, value in values.items() if value is not None)
+
+
+def read_config(arguments: Sequence[str] | None = None) -> Config:
+    """Read the command line and, if it names one, the TOML file.
+
+    Raises:
+        ConfigError: Unknown or missing option, wrong value, unreadable file.
+    """
+    options = vars(_parser().parse_args(arguments))
+    config_file = options.pop("config", None)
+    from_file = _read_toml(Path(config_file)) if config_file else {}
+    values = {**from_file, **options}
+    if "source" not in values:
+        raise ConfigError("--source is missing; try --source demo, or see edge-infer --help")
+    return Config(**values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "edge-infer",
+        "Watch an ultrasound stream with a video network; publish its probability and heatmap over ZeroMQ.",
+        "edge-infer --source demo --frames 10   (then, elsewhere: edge-watch)",
+    )
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument
+    add("--source", metavar="URI", help="video file, .dcm file, folder of images, phantom:SEED, or demo")
+    add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
+    add("--backend", metavar="B", help=f"auto, {', '.join(BACKENDS)} (default: auto)")
+    add("--device", metavar="D", help="the backend's device (default: its own choice)")
+    add("--publish", metavar="ADDRESS", help="where to bind (default: tcp://127.0.0.1:5555)")
+    add("--stream", metavar="NAME", help="name in the topics (default: main)")
+    add("--hop", metavar="N", type=int, help="new clip frames between two windows (default: 1)")
+    add("--pace", metavar="P", help="realtime, or max: as fast as it goes, nothing skipped (default: realtime)")
+    add("--roi", metavar="R", help="auto, full or X,Y,W,H in source pixels (default: auto)")
+    add("--duration", metavar="S", type=float, help="stop after S seconds of playing")
+    add("--max-windows", metavar="N", type=int, help="stop after N predictions")
+    add("--loop", action="store_true", help="play a recording again and again")
+    add("--frames", metavar="FPS", type=float, help="also publish the ROI as JPEG, so often (default: 0)")
+    add("--wait-subscribers", metavar="N", type=int, help="hold the first frame until N readers are there")
+    add("--curve", metavar="DIR", help="keys from edge-keygen: only their owners can read")
+    add("--insecure", action="store_true", help="publish beyond this machine without keys")
+    add("--config", metavar="FILE", help="TOML file of these options, with underscores")
+    add("--log-format", metavar="F", help="text or json (default: text)")
+    add("--status-file", metavar="PATH", help="write the status there every second, as JSON")
+    return parser
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"--config {path} cannot be read ({_reason(exc)}); it must be a TOML file") from exc
+    types = {field.name: _converter(str(field.type)) for field in dataclasses.fields(Config)}
+    for key in values:
+        if key not in types:
+            raise ConfigError(f"{path}: unknown key {key!r}; allowed are {', '.join(types)}")
+    return {key: types[key](path, key, value) for key, value in values.items()}
+
+
+def _converter(annotation: str) -> Callable[[Path, str, Any], Any]:
+    name = annotation.removeprefix("<class '").removesuffix("'>").split(" |")[0]
+    wanted = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[name]
+
+    def convert(path: Path, key: str, value: Any) -> Any:
+        if not isinstance(value, wanted) or (isinstance(value, bool) and name != "bool"):
+            raise ConfigError(f"{path}: {key} is {value!r}; it must be of type {name}")
+        return float(value) if name == "float" else value
+
+    return convert
+
+
+def _reason(exc: Exception) -> str:
+    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+
+
+def _check(is_good: bool, message: str) -> None:
+    if not is_good:
+        raise ConfigError(f"{message}; see edge-infer --help")

@@ -1,0 +1,177 @@
+"""From clip frames to predictions: the queue between the capture and inference threads, and the inference loop."""
+
+import collections
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.meters import Meters
+from edge.prediction import Latency, Prediction, State
+from edge.sources.base import Rect
+from edge.window import Window
+from engines import Engine
+from engines.errors import EngineError
+
+_LOSSLESS_DEPTH = 8
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class ClipFrame:
+    """A preprocessed frame on its way into the engine's ring."""
+
+    frame_chw: npt.NDArray[np.float32]
+    window: Window | None
+    """The window that ends here, where one is due."""
+    visible_rect: Rect
+    t_capture_ns: int
+    t_wall_ns: int
+    capture_ms: float
+    preprocess_ms: float
+    t_ready_ns: int
+    """Monotonic time when preprocessing ended."""
+    reset_reason: str | None = None
+    """Why the ring must be emptied first; None where the stream goes on."""
+
+
+class ClipQueue:
+    """Carries clip frames from the capture thread to the inference thread.
+
+    Live, `put` never waits: when the inference is slow the oldest frame falls out, and enough stay for the newest
+    window to be whole. Lossless, `put` waits for room.
+    """
+
+    def __init__(self, num_frames: int, hop: int, *, is_lossless: bool) -> None:
+        self._depth = _LOSSLESS_DEPTH if is_lossless else num_frames + hop
+        self._num_frames = num_frames
+        self._is_lossless = is_lossless
+        self._frames: collections.deque[ClipFrame] = collections.deque()
+        self._num_lost_windows = 0
+        self._is_finished = False
+        self._changed = threading.Condition()
+
+    def put(self, frame: ClipFrame) -> None:
+        """Add the newest frame."""
+        with self._changed:
+            while self._is_lossless and len(self._frames) >= self._depth and not self._is_finished:
+                self._changed.wait()
+            if self._is_finished:
+                return
+            if len(self._frames) >= self._depth:
+                self._drop_oldest()
+            self._frames.append(frame)
+            self._changed.notify_all()
+
+    def take(self) -> tuple[list[ClipFrame], int] | None:
+        """Wait for frames and take all that are there; None at the end.
+
+        Returns:
+            The frames, oldest first, and the number of due windows that fell out since the last call.
+        """
+        with self._changed:
+            while not self._frames and not self._is_finished:
+                self._changed.wait()
+            if not self._frames:
+                return None
+            frames, num_lost = list(self._frames), self._num_lost_windows
+            self._frames.clear()
+            self._num_lost_windows = 0
+            self._changed.notify_all()
+            return frames, num_lost
+
+    def finish(self, *, discard: bool = False) -> None:
+        """Let `take` return None once the queue is empty; `discard` empties it now."""
+        with self._changed:
+            self._is_finished = True
+            if discard:
+                self._frames.clear()
+            self._changed.notify_all()
+
+    def _drop_oldest(self) -> None:
+        """Make room. The ring no longer joins on to what is left: windows that would need it are given up."""
+        dropped = self._frames.popleft()
+        self._num_lost_windows += dropped.window is not None
+        self._frames[0].reset_reason = self._frames[0].reset_reason or dropped.reset_reason
+        for frame in itertools.islice(self._frames, self._num_frames - 1):
+            self._num_lost_windows += frame.window is not None
+            frame.window = None
+
+
+class InferenceLoop:
+    """Feeds the engine's ring and turns due windows into predictions. Runs in the inference thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        queue: ClipQueue,
+        meters: Meters,
+        *,
+        is_lossless: bool,
+        on_prediction: Callable[[Prediction], None],
+        on_state: Callable[[State, str], None],
+    ) -> None:
+        self._engine = engine
+        self._queue = queue
+        self._meters = meters
+        self._is_lossless = is_lossless
+        self._on_prediction = on_prediction
+        self._on_state = on_state
+        self._num_skipped = 0
+
+    def run(self, max_windows: int | None = None) -> None:
+        """Run until the queue ends, or until `max_windows` predictions were given."""
+        for prediction in itertools.islice(self._predictions(), max_windows):
+            self._on_state(State.LIVE, "")
+            self._on_prediction(prediction)
+
+    def _predictions(self) -> Iterator[Prediction]:
+        while (taken := self._queue.take()) is not None:
+            frames, num_lost = taken
+            self._skip(num_lost)
+            due = [place for place, frame in enumerate(frames) if frame.window is not None]
+            for place, frame in enumerate(frames):
+                if frame.reset_reason is not None:
+                    self._engine.reset()
+                    self._on_state(State.WARMUP, frame.reset_reason)
+                t_start_ns = time.monotonic_ns()
+                self._engine.push(frame.frame_chw)
+                if frame.window is None:
+                    continue
+                if self._is_lossless or place == due[-1]:
+                    yield self._infer(frame, frame.window, t_start_ns)
+                else:
+                    self._skip(1)
+
+    def _skip(self, number: int) -> None:
+        self._num_skipped += number
+        self._meters.count("skipped", number)
+
+    def _infer(self, frame: ClipFrame, window: Window, t_start_ns: int) -> Prediction:
+        output = self._engine.infer()
+        infer_ms = (time.monotonic_ns() - t_start_ns) / 1e6
+        if not (np.isfinite(output.probabilities).all() and np.isfinite(output.heatmap).all()):
+            raise EngineError(
+                f"engine {self._engine.spec.name} gave a number that is not finite for frames {window.first_index} to "
+                f"{window.last_index}; the model or its precision is at fault: run it with another backend"
+            )
+        self._meters.count("inferred")
+        num_skipped, self._num_skipped = self._num_skipped, 0
+        return Prediction(
+            window=window,
+            num_skipped=num_skipped,
+            probabilities=output.probabilities,
+            heatmap=output.heatmap,
+            visible_rect=frame.visible_rect,
+            t_capture_ns=frame.t_capture_ns,
+            t_wall_ns=frame.t_wall_ns,
+            latency_ms=Latency(
+                capture=frame.capture_ms,
+                preprocess=frame.preprocess_ms,
+                queue=(t_start_ns - frame.t_ready_ns) / 1e6,
+                infer=infer_ms,
+            ),
+        )

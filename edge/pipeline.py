@@ -1,0 +1,231 @@
+"""The supervisor: wires source, capture, inference and publisher, and ends them together."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edge import __version__, wire
+from edge.capture import CaptureLoop, CaptureSettings
+from edge.config import Config
+from edge.errors import EdgeError
+from edge.frame import Frame
+from edge.inference import ClipQueue, InferenceLoop
+from edge.meters import Meters
+from edge.prediction import Prediction, State
+from edge.publish import STATUS_INTERVAL_S, Publisher
+from edge.roi import parse_roi
+from edge.sources.base import Rect, Source
+from engines import Bundle, Engine, EngineSpec, load_engine
+
+_log = logging.getLogger(__name__)
+
+_JOIN_S = 1.0
+_SOURCE_ENDED = "the source ended"
+
+
+class Pipeline:
+    """One stream from its source to its subscribers.
+
+    Threads: `capture` owns the source, `inference` the engine, `publish` (in `Publisher`) the socket. The thread that
+    calls `run` supervises: it starts them, waits for the first to fail or the stream to end, and joins them.
+    """
+
+    def __init__(self, config: Config, bundle: Bundle, source: Source, publisher: Publisher, meters: Meters) -> None:
+        self._config = config
+        self._bundle = bundle
+        self._source = source
+        self._publisher = publisher
+        self._meters = meters
+        self._is_lossless = config.pace == "max" and not source.info.is_live
+        self._queue = ClipQueue(bundle.num_frames, config.hop, is_lossless=self._is_lossless)
+        self._stop = threading.Event()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self._is_engine_ready = threading.Event()
+        self._stop_reason: str | None = None
+        self._failure: Exception | None = None
+        self._ended_threads: list[str] = []
+        self._engine_spec: EngineSpec | None = None
+        self._last_status: wire.Header = {}
+
+    def run(self) -> None:
+        """Play the stream to its end, or until `stop`.
+
+        Raises:
+            EdgeError: What ended the stream, if not its end.
+        """
+        threads = [
+            threading.Thread(target=self._guard, args=(self._inference_thread,), name="inference"),
+            threading.Thread(target=self._guard, args=(self._capture_thread,), name="capture"),
+        ]
+        self._publisher.start(self._status_header)
+        for thread in threads:
+            thread.start()
+        self._supervise(threads)
+        self._end(threads)
+        if self._failure is not None:
+            raise self._failure
+        self._tell_end()
+
+    def stop(self, reason: str) -> None:
+        """Ask the stream to end. Takes no lock, so that a signal handler may call it."""
+        self._stop_reason = self._stop_reason or reason
+        self._wake()
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _supervise(self, threads: list[threading.Thread]) -> None:
+        deadline_s: float | None = None
+        while len(self._ended_threads) < len(threads) and self._stop_reason is None and self._failure is None:
+            if deadline_s is None and self._config.duration is not None and self._meters.counters["captured"]:
+                deadline_s = time.monotonic() + self._config.duration
+            remaining_s = STATUS_INTERVAL_S if deadline_s is None else deadline_s - time.monotonic()
+            if remaining_s <= 0:
+                self.stop(f"--duration {self._config.duration:g} s is over")
+                return
+            select.select([self._wake_fd], [], [], min(remaining_s, STATUS_INTERVAL_S))
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
+            self._write_status_file()
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        """Wake every wait, join, and publish the last status."""
+        self._stop.set()
+        self._queue.finish(discard=True)
+        self._source.close()
+        self._publisher.interrupt_wait()
+        self._is_engine_ready.set()
+        deadline_s = time.monotonic() + _JOIN_S
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+            if thread.is_alive():
+                _log.warning("thread %s did not end within %g s", thread.name, _JOIN_S)
+        if self._failure is not None:
+            self._publisher.close(State.FAULT, str(self._failure))
+        else:
+            self._publisher.close(State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
+        self._write_status_file()
+        os.close(self._wake_fd)
+
+    def _guard(self, body: Callable[[], None]) -> None:
+        """Run a thread's body; keep what ends it, so that the supervisor can say it."""
+        try:
+            body()
+        except Exception as exc:
+            if self._failure is None and not (self._stop.is_set() and isinstance(exc, EdgeError)):
+                self._failure = exc
+        finally:
+            self._queue.finish()
+            self._ended_threads.append(threading.current_thread().name)
+            self._wake()
+
+    def _capture_thread(self) -> None:
+        self._is_engine_ready.wait()
+        self._publisher.wait_for_subscribers(self._config.wait_subscribers, self._stop.is_set)
+        if self._stop.is_set():
+            return
+        settings = CaptureSettings(
+            roi=parse_roi(self._config.roi),
+            preprocess=self._bundle.preprocess,
+            num_frames=self._bundle.num_frames,
+            frame_interval_ms=self._bundle.frame_interval_ms,
+            hop=self._config.hop,
+            is_realtime=self._config.pace == "realtime",
+            frames_hz=self._config.frames,
+        )
+        loop = CaptureLoop(
+            self._source, self._queue, self._meters, settings, stop=self._stop, on_frame=self._publish_frame
+        )
+        loop.run()
+
+    def _inference_thread(self) -> None:
+        engine = load_engine(self._bundle, self._config.backend, self._config.device)
+        try:
+            self._run_engine(engine)
+        finally:
+            engine.close()
+
+    def _run_engine(self, engine: Engine) -> None:
+        spec = self._engine_spec = engine.spec
+        _log.info("engine: %s on %s %s %s, parity passed", spec.name, spec.backend, spec.device, spec.precision)
+        identity = wire.StreamIdentity.of(self._config.stream, self._bundle, spec)
+        publish: Callable[[Prediction], None] = functools.partial(self._publisher.publish_prediction, identity=identity)
+        self._publisher.set_state(State.WARMUP, f"waiting for {self._bundle.num_frames} frames")
+        self._is_engine_ready.set()
+        loop = InferenceLoop(
+            engine,
+            self._queue,
+            self._meters,
+            is_lossless=self._is_lossless,
+            on_prediction=publish,
+            on_state=self._publisher.set_state,
+        )
+        loop.run(self._config.max_windows)
+        if self._meters.counters["inferred"] == self._config.max_windows:
+            self.stop(f"--max-windows {self._config.max_windows} is reached")
+
+    def _publish_frame(self, frame: Frame, roi: Rect, jpeg: bytes) -> None:
+        header: wire.Header = {
+            "v": wire.VERSION,
+            "stream": self._config.stream,
+            "index": frame.index,
+            "t_capture_ns": frame.t_capture_ns,
+            "t_wall_ns": frame.t_wall_ns,
+            "width": roi[2],
+            "height": roi[3],
+            "encoding": "jpeg",
+            "roi_px": list(roi),
+        }
+        self._publisher.publish_frame(header, jpeg)
+
+    def _status_header(self, state: State, reason: str) -> wire.Header:
+        self._last_status = {
+            "v": wire.VERSION,
+            "stream": self._config.stream,
+            "state": str(state),
+            "reason": reason,
+            "counters": dict(self._meters.counters),
+            "latency_ms": self._meters.latency_percentiles_ms(),
+            "fps": self._meters.fps(),
+            "uptime_s": self._meters.uptime_s,
+            "source": self._source.info.name,
+            "engine": wire.engine_header(self._engine_spec) if self._engine_spec else None,
+            "version": __version__,
+        }
+        return self._last_status
+
+    def _write_status_file(self) -> None:
+        """Write the last status; a disk that fails must not end the stream."""
+        if self._config.status_file is None or not self._last_status:
+            return
+        path = Path(self._config.status_file)
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            temporary.write_text(json.dumps(self._last_status) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError as exc:
+            _log.warning("status file %s cannot be written: %s", path, exc.strerror)
+
+    def _tell_end(self) -> None:
+        counters = self._meters.counters
+        if not counters["inferred"] and self._stop_reason is None:
+            _log.warning(
+                "no prediction: the source ended after %d frames, %d on the clip's time grid; a window needs %d",
+                counters["captured"],
+                counters["in_clip"],
+                self._bundle.num_frames,
+            )
+        _log.info(
+            "ended: %s; captured %d, published %d, skipped %d",
+            self._stop_reason or _SOURCE_ENDED,
+            counters["captured"],
+            counters["published"],
+            counters["skipped"],
+        )

@@ -1,0 +1,186 @@
+"""The publisher: one thread that owns the ZeroMQ socket and sends what the other threads hand over."""
+
+import collections
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from edge import wire
+from edge.curve import check_address, secure_server
+from edge.errors import BindError, ConfigError
+from edge.meters import Meters
+from edge.prediction import Prediction, State
+
+STATUS_INTERVAL_S = 1.0
+_LINGER_MS = 500
+_JOIN_S = 2.0
+
+StatusHeader = Callable[[State, str], wire.Header]
+
+
+class Publisher:
+    """Sends predictions, frames and status in the order in which they were handed over.
+
+    The socket is an XPUB, so that subscriptions are seen. A subscriber that reads too slowly loses messages once
+    `high_water_mark` of them wait for it; it never slows the daemon.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        stream: str,
+        meters: Meters,
+        *,
+        high_water_mark: int = 1000,
+        curve_dir: Path | None = None,
+        is_insecure: bool = False,
+    ) -> None:
+        """Bind.
+
+        Raises:
+            ConfigError: The address is malformed, or not loopback without keys.
+            BindError: The address is in use or not of this host.
+        """
+        check_address(address, has_keys=curve_dir is not None, insecure=is_insecure)
+        self._meters = meters
+        self._topic = f"prediction.{stream}".encode()
+        self._host = wire.boot_id()
+        self._seq = 0
+        self._num_subscribers = 0
+        self._subscribed = threading.Condition()
+        self._outbox: collections.deque[Callable[[], None]] = collections.deque()
+        self._state, self._reason = State.WARMUP, "starting"
+        self._status_header: StatusHeader | None = None
+        self._is_closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        with contextlib.ExitStack() as stack:
+            self._context = stack.enter_context(zmq.Context())
+            self._socket = self._context.socket(zmq.XPUB)
+            if curve_dir is not None:
+                stack.callback(secure_server(self._socket, curve_dir).stop)
+            stack.callback(self._socket.close)
+            self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+            self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
+            self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+            _bind(self._socket, address)
+            self.address = str(self._socket.get_string(zmq.LAST_ENDPOINT))
+            self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+            stack.callback(os.close, self._wake_fd)
+            self._resources = stack.pop_all()
+
+    def start(self, status_header: StatusHeader) -> None:
+        """Start the thread; `status_header(state, reason)` is asked for every status message."""
+        self._status_header = status_header
+        self._thread = threading.Thread(target=self._run, name="publish")
+        self._thread.start()
+
+    def publish_prediction(self, prediction: Prediction, identity: wire.StreamIdentity) -> None:
+        """Hand over a prediction."""
+        self._hand_over(lambda: self._send_prediction(prediction, identity))
+
+    def publish_frame(self, header: wire.Header, jpeg: bytes) -> None:
+        """Hand over a frame's header and its JPEG."""
+        self._hand_over(lambda: self._send_frame(header, jpeg))
+
+    def set_state(self, state: State, reason: str) -> None:
+        """Hand over a state; a change is told at once by a status message."""
+        self._hand_over(lambda: self._change_state(state, reason))
+
+    def wait_for_subscribers(self, number: int, stop: Callable[[], bool]) -> None:
+        """Wait until this many subscribers of predictions are there, or `stop()` is true after `interrupt_wait`."""
+        with self._subscribed:
+            self._subscribed.wait_for(lambda: self._num_subscribers >= number or stop())
+
+    def interrupt_wait(self) -> None:
+        """Make `wait_for_subscribers` look at `stop` again."""
+        with self._subscribed:
+            self._subscribed.notify_all()
+
+    def close(self, state: State, reason: str) -> None:
+        """Send what is left and a last status, and close the socket; idempotent."""
+        if self._is_closing.is_set():
+            return
+        if self._thread is not None:
+            self._hand_over(lambda: self._send_last_status(state, reason))
+            self._is_closing.set()
+            os.eventfd_write(self._wake_fd, 1)
+            self._thread.join(_JOIN_S)
+        self._is_closing.set()
+        self._resources.close()
+
+    def _hand_over(self, send: Callable[[], None]) -> None:
+        self._outbox.append(send)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_fd, zmq.POLLIN)
+        next_status_s = time.monotonic()
+        while not (self._is_closing.is_set() and not self._outbox):
+            ready = dict(poller.poll(max(0.0, next_status_s - time.monotonic()) * 1e3))
+            if self._socket in ready:
+                self._read_subscriptions()
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            while self._outbox:
+                self._outbox.popleft()()
+            if time.monotonic() >= next_status_s and not self._is_closing.is_set():
+                self._send_status()
+                next_status_s = time.monotonic() + STATUS_INTERVAL_S
+
+    def _read_subscriptions(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                message = self._socket.recv(zmq.NOBLOCK)
+                if self._topic.startswith(message[1:]):
+                    with self._subscribed:
+                        self._num_subscribers += 1 if message[:1] == b"\x01" else -1
+                        self._subscribed.notify_all()
+
+    def _send_prediction(self, prediction: Prediction, identity: wire.StreamIdentity) -> None:
+        header = wire.prediction_header(prediction, identity, self._seq, self._host)
+        buffer = wire.heatmap_buffer(prediction.heatmap)
+        now_ns = time.monotonic_ns()
+        header["latency_ms"]["total"] = total_ms = (now_ns - prediction.t_capture_ns) / 1e6
+        self._send(wire.encode("prediction", header, buffer))
+        self._seq += 1
+        self._meters.published(now_ns, total_ms)
+
+    def _send_frame(self, header: wire.Header, jpeg: bytes) -> None:
+        self._send(wire.encode("frame", header, jpeg))
+        self._meters.count("frames_published")
+
+    def _change_state(self, state: State, reason: str) -> None:
+        if (state, reason) != (self._state, self._reason):
+            self._state, self._reason = state, reason
+            self._send_status()
+
+    def _send_last_status(self, state: State, reason: str) -> None:
+        self._state, self._reason = state, reason
+        self._send_status()
+
+    def _send_status(self) -> None:
+        assert self._status_header is not None
+        self._send(wire.encode("status", self._status_header(self._state, self._reason)))
+
+    def _send(self, parts: wire.Parts) -> None:
+        # an XPUB drops for a full subscriber instead of waiting, unless asked otherwise
+        self._socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> None:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as exc:
+        if exc.errno in (errno.EINVAL, zmq.EPROTONOSUPPORT, zmq.ENOCOMPATPROTO):
+            raise ConfigError(f"--publish {address!r} is no address; write tcp://HOST:PORT or ipc://PATH") from exc
+        raise BindError(
+            f"{address} cannot be bound ({exc.strerror}); end the program that holds it or choose another --publish"
+        ) from exc
