@@ -1,0 +1,119 @@
+"""The one table that turns a `--source` URI into a source.
+
+Each row imports the module that owns the library when it is asked for, and not before.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.errors import ConfigError, SourceError
+from edge.sources.base import Source
+from edge.sources.looped import LoopedSource
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".mpeg", ".mpg", ".m2v", ".vob", ".ts", ".m2ts", ".mts", ".avi", ".mkv", ".webm", ".wmv",
+    ".asf", ".flv", ".ogv", ".gif",
+))
+# fmt: on
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
+ALLOWED = (
+    "demo, phantom:SEED, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
+    "an image or a folder of images"
+)
+
+
+def open_source(uri: str, *, loop: bool = False) -> Source:
+    """Open the source that a URI names.
+
+    Args:
+        uri: `demo`, `phantom:SEED`, or the path of a video, a DICOM file, an image or a folder of images.
+        loop: Start again when the source ends.
+
+    Raises:
+        ConfigError: The URI is of a kind that is not known.
+        SourceError: There is no such file, or it cannot be opened.
+    """
+    source = _open_once(uri)
+    return LoopedSource(source) if loop or uri == "demo" else source
+
+
+def _open_once(uri: str) -> Source:
+    if uri == "demo":
+        return _open_demo()
+    scheme, _, rest = uri.partition(":")
+    if scheme == "phantom":
+        return _open_phantom(rest)
+    if "://" in uri or uri.startswith("/dev/"):
+        # Only the kind is repeated: the rest of a URL may hold a password.
+        kind = uri.partition("://")[0] + "://" if "://" in uri else uri
+        raise ConfigError(f"a source of the kind {kind!r} is not supported; allowed are {ALLOWED}")
+    return _open_path(Path(uri).expanduser())
+
+
+def _open_demo() -> Source:
+    import pydicom.examples
+
+    from edge.sources.dicom_file import DicomFile
+
+    return DicomFile(Path(pydicom.examples.get_path("ybr_color")))
+
+
+def _open_phantom(seed: str) -> Source:
+    if not seed.isascii() or not seed.isdecimal():
+        raise ConfigError(
+            f"the source 'phantom:{seed}' has no seed; allowed is a whole number from 0, for example phantom:7"
+        )
+    from edge.sources.phantom import PhantomSource
+
+    return PhantomSource(int(seed))
+
+
+def _open_video(path: Path) -> Source:
+    from edge.sources.video import VideoFile
+
+    return VideoFile(path)
+
+
+def _open_dicom(path: Path) -> Source:
+    from edge.sources.dicom_file import DicomFile
+
+    return DicomFile(path)
+
+
+def _open_images(path: Path) -> Source:
+    from edge.sources.images import ImageFiles
+
+    return ImageFiles(path)
+
+
+def _open_path(path: Path) -> Source:
+    try:
+        opener = _open_images if path.is_dir() else _opener_of_file(path)
+        return opener(path)
+    except FileNotFoundError as exc:
+        raise SourceError(f"there is no file or folder {str(path)!r}; give one of: {ALLOWED}") from exc
+    except SourceError:
+        raise
+    except OSError as exc:
+        raise SourceError(f"{str(path)!r} cannot be read: {exc.strerror}; mend that or give another file") from exc
+
+
+def _opener_of_file(path: Path) -> Callable[[Path], Source]:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{str(path)!r} is neither a file nor a folder; allowed are {ALLOWED}")
+    with path.open("rb") as file:
+        head = file.read(132)
+    if not head:
+        raise SourceError(f"{str(path)!r} is empty (0 bytes); give another file")
+    suffix = path.suffix.lower()
+    if suffix in DICOM_SUFFIXES or head[128:] == b"DICM":
+        return _open_dicom
+    if suffix in IMAGE_SUFFIXES:
+        return _open_images
+    if suffix in VIDEO_SUFFIXES:
+        return _open_video
+    raise ConfigError(
+        f"{path.name!r} is not a DICOM file and its suffix {suffix!r} is not known; allowed are {ALLOWED}"
+    )
