@@ -79,7 +79,8 @@ class Pipeline:
         self._wake()
 
     def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
+        with contextlib.suppress(OSError):  # closed: the stream has ended already
+            os.eventfd_write(self._wake_fd, 1)
 
     def _supervise(self, threads: list[threading.Thread]) -> None:
         deadline_s: float | None = None
