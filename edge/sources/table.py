@@ -8,16 +8,9 @@ from pathlib import Path
 
 from edge.errors import ConfigError, SourceError
 from edge.sources.base import Source
+from edge.sources.kinds import is_dicom, is_image, is_video
 from edge.sources.looped import LoopedSource
 
-# fmt: off
-VIDEO_SUFFIXES = frozenset((
-    ".mp4", ".m4v", ".mov", ".mpeg", ".mpg", ".m2v", ".vob", ".ts", ".m2ts", ".mts", ".avi", ".mkv", ".webm", ".wmv",
-    ".asf", ".flv", ".ogv", ".gif",
-))
-# fmt: on
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
-DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 ALLOWED = (
     "demo, phantom:SEED, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
     "an image or a folder of images"
@@ -49,7 +42,7 @@ def _open_once(uri: str) -> Source:
         # Only the kind is repeated: the rest of a URL may hold a password.
         kind = uri.partition("://")[0] + "://" if "://" in uri else uri
         raise ConfigError(f"a source of the kind {kind!r} is not supported; allowed are {ALLOWED}")
-    return _open_path(Path(uri).expanduser())
+    return _open_path(Path(uri))
 
 
 def _open_demo() -> Source:
@@ -103,17 +96,9 @@ def _open_path(path: Path) -> Source:
 def _opener_of_file(path: Path) -> Callable[[Path], Source]:
     if path.exists() and not path.is_file():
         raise ConfigError(f"{str(path)!r} is neither a file nor a folder; allowed are {ALLOWED}")
-    with path.open("rb") as file:
-        head = file.read(132)
-    if not head:
+    if path.stat().st_size == 0:
         raise SourceError(f"{str(path)!r} is empty (0 bytes); give another file")
-    suffix = path.suffix.lower()
-    if suffix in DICOM_SUFFIXES or head[128:] == b"DICM":
-        return _open_dicom
-    if suffix in IMAGE_SUFFIXES:
-        return _open_images
-    if suffix in VIDEO_SUFFIXES:
-        return _open_video
-    raise ConfigError(
-        f"{path.name!r} is not a DICOM file and its suffix {suffix!r} is not known; allowed are {ALLOWED}"
-    )
+    for is_kind, opener in ((is_dicom, _open_dicom), (is_image, _open_images), (is_video, _open_video)):
+        if is_kind(path):
+            return opener
+    raise ConfigError(f"{path.name!r} is not DICOM and its suffix {path.suffix!r} is not known; allowed are {ALLOWED}")

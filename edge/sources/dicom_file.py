@@ -1,0 +1,52 @@
+"""DICOM files: single images and cines of every transfer syntax that pydicom's plug-ins or FFmpeg decode."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from edge.frame import UInt8Image
+from edge.sources.base import SourceInfo
+from edge.sources.dicom_header import read_image
+from edge.sources.dicom_pixels import PixelReader, num_frames_stated
+from edge.sources.dicom_region import ultrasound_region
+from edge.sources.dicom_timing import FrameTiming
+from edge.sources.dicom_video import is_video, video_pictures
+from edge.sources.stored import Damage, Picture, StoredSource
+
+
+class DicomFile(StoredSource):
+    """A DICOM image or cine."""
+
+    def __init__(self, path: Path) -> None:
+        self._image = read_image(path)
+        header = self._image.header
+        self._reader = None if is_video(self._image.transfer_syntax) else PixelReader(self._image)
+        self._timing = FrameTiming(header, path.name)
+        self._num_frames_stated = num_frames_stated(header)
+        info = SourceInfo(
+            name=path.name,
+            frame_interval_ms=self._timing.interval_ms,
+            is_live=False,
+            region=ultrasound_region(header, (header.Columns, header.Rows)),
+            num_frames=self._num_frames_stated,
+        )
+        super().__init__(info)
+
+    def pictures(self, damage: Damage) -> Generator[Picture, None, None]:
+        """Yield the images, each with its time; see `StoredSource.pictures`."""
+        num_images = 0
+        for index, pixels in self._images(damage):
+            num_images += 1
+            if pixels is None:
+                damage.num_bad_frames += 1
+            else:
+                yield pixels, self._timing.time_ns(index)
+        if damage.num_bad_frames:
+            damage.notes.append(f"its transfer syntax is {self._image.transfer_syntax.name}")
+        if num_images != self._num_frames_stated:
+            stated = self._num_frames_stated or "no number"
+            damage.notes.append(f"NumberOfFrames says {stated}, {num_images} are there")
+
+    def _images(self, damage: Damage) -> Iterator[tuple[int, UInt8Image | None]]:
+        if self._reader:
+            return self._reader.pictures(damage)
+        return ((index, pixels) for index, (pixels, _) in enumerate(video_pictures(self._image, damage)))

@@ -1,0 +1,146 @@
+"""Reads what a DICOM file says of its images, and finds its pixel data without reading them."""
+
+import dataclasses
+import io
+import logging
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import pydicom
+import pydicom.config
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from edge.errors import SourceError
+
+# What pydicom says of a file may quote patient data; edge.sources says in its own words what matters.
+warnings.filterwarnings("ignore", module="pydicom")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+# Only these are read: what is never read is never shown, and a broken element elsewhere does no harm.
+KEYWORDS = [
+    "SOPClassUID", "NumberOfFrames", "FrameIncrementPointer", "FrameTime", "FrameTimeVector", "CineRate",
+    "RecommendedDisplayFrameRate", "SequenceOfUltrasoundRegions", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "RescaleIntercept", "RescaleSlope",
+    "ModalityLUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
+]  # fmt: skip
+
+PIXEL_DATA = (0x7FE0, 0x0010)
+UNDEFINED_LENGTH = 0xFFFFFFFF
+
+READ_ERRORS = (
+    InvalidDicomError, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError,
+    NotImplementedError, RecursionError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom raises on damaged input."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DicomImage:
+    """The header of a DICOM image, and where its pixel data lies."""
+
+    path: Path
+    header: Dataset
+    transfer_syntax: UID
+    pixel_vr: str
+    """OB or OW; empty where the transfer syntax does not say."""
+    offset_bytes: int
+    """Position of the pixel data's value in what `open_pixels` opens."""
+    length_bytes: int | None
+    """Length of the pixel data as far as it is there; None where it is encapsulated."""
+
+    def open_pixels(self) -> BinaryIO:
+        """Open the pixel data, positioned at the start of its value."""
+        if self.transfer_syntax == DeflatedExplicitVRLittleEndian:
+            file: BinaryIO = io.BytesIO(pydicom.dcmread(self.path).PixelData)
+        else:
+            file = self.path.open("rb")
+        file.seek(self.offset_bytes)
+        return file
+
+
+def read_image(path: Path) -> DicomImage:
+    """Read the header of a DICOM file that holds an image.
+
+    Raises:
+        SourceError: It is not DICOM, its header is damaged, or it holds no image.
+        OSError: It cannot be opened.
+    """
+    with path.open("rb") as file:
+        header = _read_header(file, path.name)
+        transfer_syntax = _transfer_syntax(header)
+        if transfer_syntax == DeflatedExplicitVRLittleEndian:
+            return _deflated_image(path, header)
+        element = _pixel_element(file, transfer_syntax)
+        if element is None:
+            raise SourceError(f"{path.name!r} {_what_it_is(header)}; give a DICOM image or cine")
+        num_bytes_left = path.stat().st_size - file.tell()
+        vr, length = element
+        return DicomImage(
+            path,
+            header,
+            transfer_syntax,
+            vr,
+            offset_bytes=file.tell(),
+            length_bytes=None if length == UNDEFINED_LENGTH else min(length, num_bytes_left),
+        )
+
+
+def _read_header(file: BinaryIO, name: str) -> Dataset:
+    try:
+        try:
+            return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS)
+        except InvalidDicomError:
+            # Written without the preamble, as before 1995 and by some tools since.
+            file.seek(0)
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS, force=True)
+    except READ_ERRORS as exc:
+        raise SourceError(f"{name!r} is no DICOM file, or its header is damaged or cut off; give another file") from exc
+    if "Rows" not in header and "SOPClassUID" not in header:
+        raise SourceError(f"{name!r} is no DICOM file: it has neither the preamble nor a SOP class; give another file")
+    return header
+
+
+def _transfer_syntax(header: Dataset) -> UID:
+    uid = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    if uid:
+        return UID(uid)
+    is_implicit, _ = header.original_encoding
+    return ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+
+
+def _pixel_element(file: BinaryIO, transfer_syntax: UID) -> tuple[str, int] | None:
+    """Read the head of the pixel data element: VR and length, or None where the file has none (PS3.5, section 7.1)."""
+    order = "<" if transfer_syntax.is_little_endian else ">"
+    size_bytes = 8 if transfer_syntax.is_implicit_VR else 12
+    head = file.read(size_bytes)
+    if len(head) < size_bytes or struct.unpack(f"{order}HH", head[:4]) != PIXEL_DATA:
+        return None
+    vr = "" if transfer_syntax.is_implicit_VR else head[4:6].decode("latin-1")
+    length: int = struct.unpack(f"{order}L", head[-4:])[0]
+    return vr, length
+
+
+def _deflated_image(path: Path, header: Dataset) -> DicomImage:
+    try:
+        num_bytes = len(pydicom.dcmread(path).PixelData)
+    except READ_ERRORS as exc:
+        raise SourceError(f"{path.name!r} holds no image, or is damaged or cut off; give another file") from exc
+    return DicomImage(path, header, DeflatedExplicitVRLittleEndian, "OW", offset_bytes=0, length_bytes=num_bytes)
+
+
+def _what_it_is(header: Dataset) -> str:
+    uid = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    if uid.name == "Media Storage Directory Storage":
+        return "is a DICOMDIR, a list of other files"
+    kind = f" ({uid.name})" if uid.name != uid else ""
+    return f"holds no pixel data{kind}, or was cut off before it"

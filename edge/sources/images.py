@@ -1,0 +1,89 @@
+"""A folder of images, or one image: PNG, JPEG, BMP, TIFF and DICOM."""
+
+import re
+import warnings
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edge.errors import SourceError
+from edge.frame import UInt8Image
+from edge.sources.base import SourceInfo
+from edge.sources.dicom_file import DicomFile
+from edge.sources.kinds import is_dicom, is_image
+from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSource
+
+READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises on damaged files; SourceError, of a DICOM file, is an OSError."""
+
+MAX_NAMES = 3
+
+# Pillow warns of metadata that nobody here asked for.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class ImageFiles(StoredSource):
+    """Images in the natural order of their names, 30 a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._paths = _image_paths(path) if path.is_dir() else [path]
+        if not self._paths:
+            raise SourceError(
+                f"the folder {str(path)!r} holds no image; allowed are .png .jpg .bmp .tif and .dcm files"
+            )
+        info = SourceInfo(
+            name=path.resolve().name,
+            frame_interval_ms=DEFAULT_INTERVAL_MS,
+            is_live=False,
+            num_frames=len(self._paths),
+        )
+        super().__init__(info)
+
+    def pictures(self, damage: Damage) -> Generator[Picture, None, None]:
+        """Yield the images; one that cannot be read is left out. See `StoredSource.pictures`."""
+        unreadable: list[str] = []
+        position = 0
+        for path in self._paths:
+            try:
+                for pixels in _read(path, damage):
+                    yield pixels, round(position * DEFAULT_INTERVAL_MS * 1e6)
+                    position += 1
+            except READ_ERRORS:
+                unreadable.append(path.name)
+                position += 1  # the gap stays visible in the times
+        if unreadable:
+            more = f" and {len(unreadable) - MAX_NAMES} more" if len(unreadable) > MAX_NAMES else ""
+            damage.notes.append(f"{', '.join(map(repr, unreadable[:MAX_NAMES]))}{more} could not be read")
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if _is_readable(path)), key=_natural_key)
+
+
+def _is_readable(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_file() and (is_image(path) or is_dicom(path))
+
+
+def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Return a key that puts frame_2 before frame_10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.name.casefold())
+    return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name
+
+
+def _read(path: Path, damage: Damage) -> Iterator[UInt8Image]:
+    if is_image(path):
+        with Image.open(path) as image:
+            yield _to_array(image)
+    else:
+        yield from (pixels for pixels, _ in DicomFile(path).pictures(damage))
+
+
+def _to_array(image: Image.Image) -> UInt8Image:
+    """Return (H, W) gray or (H, W, 3) RGB uint8, as stored: no EXIF rotation, alpha dropped."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, for which Pillow has several names
+        return np.asarray(np.clip(np.asarray(image), 0, 65535) >> 8, np.uint8)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no range")
+    return np.array(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
