@@ -30,8 +30,12 @@ def write_trivial_bundle(
     preprocess: PreprocessSpec | None = None,
     frame_interval_ms: float = 1000 / 30,
     threshold: float = 0.5,
+    is_honest: bool = True,
 ) -> Path:
-    """Write the bundle and return its folder. The crop's height and width must be multiples of 4."""
+    """Write the bundle and return its folder. The crop's height and width must be multiples of 4.
+
+    With `is_honest` False its reference is not what the network gives, so that the parity gate must refuse it.
+    """
     spec = preprocess or PreprocessSpec()
     folder.mkdir(parents=True, exist_ok=True)
     shape_tchw = (num_frames, spec.channels, *spec.crop_hw)
@@ -39,7 +43,7 @@ def write_trivial_bundle(
     clips = np.random.default_rng(0).random((2, *shape_tchw), np.float32)
     clips[1] *= 0.5  # darker, so that the two clips differ in their top class or nearly so
     heatmaps = _block_means(clips)
-    positive = heatmaps.mean((1, 2, 3))
+    positive = heatmaps.mean((1, 2, 3)) + (0 if is_honest else 0.1)
     probabilities = np.stack([1 - positive, positive], 1)
     np.savez_compressed(folder / "reference.npz", clips=clips, probabilities=probabilities, heatmaps=heatmaps)
     write_manifest(
