@@ -44,31 +44,31 @@ def _introduce(source: str, seconds: float) -> None:
 def _play(source: str, seconds: float, picture: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="edge-demo-") as folder, log.open("wb") as log_stream:
         address = f"ipc://{folder}/socket"
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "edge.cli", "--source", source, "--publish", address]
-            + ["--frames", _FRAMES_HZ, "--wait-subscribers", "1", "--duration", f"{seconds}", "--loop"],
-            stderr=log_stream,
-        )
+        play = ["--source", source, "--publish", address, "--frames", _FRAMES_HZ, "--loop"]
+        play += ["--wait-subscribers", "1", "--duration", f"{seconds}"]
+        daemon = subprocess.Popen([sys.executable, "-m", "edge.cli", *play], stderr=log_stream)
+        show = ["--connect", address, "--snapshot", str(picture)]
+        watch = subprocess.Popen([sys.executable, "-m", "edge.watch", *show])
         try:
-            watch = [sys.executable, "-m", "edge.watch", "--connect", address, "--snapshot", str(picture)]
-            subprocess.run([*watch, "--timeout", "30"], check=False)
+            exit_code = daemon.wait()
+            watch.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            pass
         finally:
-            exit_code = _end(daemon)
+            _end(watch)
+            _end(daemon)
     if exit_code != 0:
         raise EdgeError(f"the daemon ended with exit code {exit_code}: {log.read_text().splitlines()[-1]}")
 
 
-def _end(daemon: subprocess.Popen[bytes]) -> int:
-    """Let the daemon end by itself, or end it; return its exit code."""
-    try:
-        return daemon.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        daemon.terminate()
-    try:
-        return daemon.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        return daemon.wait()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":
