@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,18 +95,21 @@ class Bundle:
         """
         path = self.path / self.file("reference").name
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # opened here, because np.load leaves a damaged file open
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 reference = Reference(
                     *(arrays[key].astype(np.float32) for key in ("clips", "probabilities", "heatmaps"))
                 )
-        except (OSError, ValueError, KeyError, EOFError) as exc:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
             raise BundleError(f"{path} is not a reference file ({exc}); export the bundle again") from exc
+        shapes = [array.shape for array in (reference.clips, reference.probabilities, reference.heatmaps)]
         num_clips = len(reference.clips)
-        expected = ((num_clips, *self.clip_tchw), (num_clips, len(self.classes)))
-        if num_clips == 0 or (reference.clips.shape, reference.probabilities.shape) != expected:
+        expected = [(num_clips, *self.clip_tchw), (num_clips, len(self.classes)), (num_clips, self.num_frames)]
+        if num_clips == 0 or len(shapes[2]) != 4 or [*shapes[:2], shapes[2][:2]] != expected:
             raise BundleError(
-                f"{path} holds clips {reference.clips.shape} and probabilities {reference.probabilities.shape}; "
-                f"the manifest says {('n', *self.clip_tchw)} and {('n', len(self.classes))}; export the bundle again"
+                f"{path} holds clips {shapes[0]}, probabilities {shapes[1]} and heatmaps {shapes[2]}; the manifest "
+                f"says {('n', *self.clip_tchw)}, {('n', len(self.classes))} and {('n', self.num_frames, 'h', 'w')}; "
+                "export the bundle again"
             )
         return reference
 
@@ -201,7 +207,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST_NAME}; name a bundle's folder") from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise BundleError(f"{path} cannot be read ({exc}); export the bundle again") from exc
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
@@ -217,7 +223,7 @@ def _parse_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
         bundle = Bundle(
             path=folder,
             name=str(manifest["name"]),
-            classes=tuple(map(str, manifest["classes"])),
+            classes=_parse_classes(manifest["classes"]),
             threshold=float(manifest["threshold"]),
             preprocess=PreprocessSpec(_pair(spec["resize_hw"]), _pair(spec["crop_hw"]), int(spec["channels"])),
             num_frames=int(manifest["clip"]["num_frames"]),
@@ -226,21 +232,23 @@ def _parse_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
             training=dict(manifest["training"]),
             files=tuple(_parse_file(entry) for entry in manifest["files"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
         raise BundleError(
             f"{folder / MANIFEST_NAME} is not valid: {type(exc).__name__} {exc}; export the bundle again"
         ) from exc
-    if (
-        len(bundle.classes) < 2
-        or bundle.num_frames < 1
-        or not bundle.frame_interval_ms > 0
-        or not 0 <= bundle.threshold <= 1
-    ):
+    if bundle.num_frames < 1 or not 0 < bundle.frame_interval_ms < math.inf or not 0 <= bundle.threshold <= 1:
         raise BundleError(
-            f"{folder / MANIFEST_NAME} is not valid: it needs two classes or more, num_frames >= 1, "
-            f"frame_interval_ms > 0 and a threshold in 0..1; export the bundle again"
+            f"{folder / MANIFEST_NAME} is not valid: it needs num_frames >= 1, a frame_interval_ms above 0 and a "
+            "threshold in 0..1; export the bundle again"
         )
     return bundle
+
+
+def _parse_classes(value: Any) -> tuple[str, ...]:
+    is_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if not is_names or len(value) < 2 or len(set(value)) < len(value):
+        raise ValueError(f"classes is {value!r}; it must be a list of two names or more, all different")
+    return tuple(value)
 
 
 def _pair(value: Sequence[int]) -> tuple[int, int]:
@@ -250,8 +258,8 @@ def _pair(value: Sequence[int]) -> tuple[int, int]:
 
 def _parse_file(entry: Mapping[str, Any]) -> BundleFile:
     name = str(entry["name"])
-    if Path(name).name != name:
-        raise ValueError(f"file name {name!r} leaves the bundle's folder")
+    if name in ("", "..") or "\0" in name or Path(name).name != name:
+        raise ValueError(f"file name {name!r} is not that of a file in the bundle's folder")
     return BundleFile(name, str(entry["sha256"]), int(entry["size_bytes"]), str(entry["kind"]), entry.get("precision"))
 
 
