@@ -1,0 +1,64 @@
+"""The `torch` backend: PyTorch in FP32 on the CPU, the reference that others are compared with."""
+
+import warnings
+from typing import Any
+
+from engines.bundle import Bundle
+from engines.engine import EngineOutput, EngineSpec, HostEngine
+from engines.errors import BackendError, EngineError
+
+
+def create(bundle: Bundle, device: str | None = None) -> "TorchEngine":
+    """Load the bundle's exported PyTorch program on the CPU.
+
+    Raises:
+        BackendError: torch is not installed, or another device than "cpu" is asked for.
+        BundleError: The bundle has no exported program.
+        EngineError: torch cannot load it.
+    """
+    if device not in (None, "cpu"):
+        raise BackendError(f"backend torch runs on device cpu; got {device!r}; leave --device out")
+    return TorchEngine(bundle)
+
+
+class TorchEngine(HostEngine):
+    """Runs the ring's windows without a copy: one tensor for each of the T places where a window can start."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        file = bundle.file("torch-export", "fp32")
+        super().__init__(EngineSpec(bundle.name, file.sha256, "torch", "fp32", "cpu", bundle.clip_tchw, bundle.classes))
+        self._torch = _import_torch()
+        path = bundle.path / file.name
+        try:
+            # torch warns about deprecations inside itself
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._network: Any = self._torch.export.load(path).module()
+        except Exception as exc:  # torch raises whatever its unpickling and its schema checks meet
+            raise EngineError(f"torch cannot load {path}: {_first_line(exc)}; export the bundle again") from exc
+        self._inputs = [self._torch.from_numpy(self._ring.window(slot)) for slot in range(self._ring.num_frames)]
+
+    def _run(self, start_slot: int) -> EngineOutput:
+        try:
+            with self._torch.inference_mode():
+                probabilities, heatmap = self._network(self._inputs[start_slot])
+        except RuntimeError as exc:
+            raise EngineError(f"torch failed to run {self.spec.name}: {_first_line(exc)}") from exc
+        return EngineOutput(probabilities[0].numpy(), heatmap[0].numpy())
+
+    def close(self) -> None:
+        self._network = None
+        self._inputs = []
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as exc:
+        raise BackendError(f"backend torch: {exc}; install it with `pip install torch`") from exc
+    return torch
+
+
+def _first_line(exc: Exception) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__

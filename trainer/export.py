@@ -1,0 +1,182 @@
+"""From a trained network to a bundle: ONNX and PyTorch programs, reference outputs and the manifest."""
+
+import contextlib
+import copy
+import itertools
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from engines.bundle import REFERENCE_NAME, PreprocessSpec, load_bundle, write_manifest
+from engines.load import load_engine
+
+OPSET = 20
+ONNX_NAME = "model.onnx"
+PROGRAM_NAME = "model.pt2"
+INPUT_NAME = "clip"
+OUTPUT_NAMES = ("probabilities", "heatmap")
+
+
+class WithHeatmap(nn.Module):
+    """What a bundle's model computes: class probabilities, and Grad-CAM of the positive class without a gradient.
+
+    For a network that ends in global average pooling, one linear layer and the mean over frames, the gradient of a
+    class's logit with respect to the last feature map is the class's weight row over T * h * w. Grad-CAM (Selvaraju
+    et al. 2017, scaled by T * h * w) is therefore a 1x1 convolution with that row, and the logits are its mean.
+
+    Args:
+        model: A network in evaluation mode with `features`, `fc` and `num_frames`, as `trainer.models.tin.TIN`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities (N, K) and heatmap (N, T, h, w) >= 0 of a clip (N, T, C, H, W) in 0..1."""
+        head = self.model.fc
+        evidence = nn.functional.conv2d(self.model.features(clip), head.weight[:, :, None, None])
+        evidence = evidence.unflatten(0, (-1, self.model.num_frames))  # (N, T, K, h, w)
+        logits = evidence.mean((1, 3, 4)) + head.bias
+        return logits.softmax(1), evidence[:, :, -1].relu()
+
+
+def export_bundle(
+    model: nn.Module,
+    out_dir: str | os.PathLike[str],
+    *,
+    classes: Sequence[str],
+    threshold: float,
+    preprocess: PreprocessSpec,
+    frame_interval_ms: float,
+    reference_clips: npt.NDArray[np.float32],
+    name: str,
+    intended_use: str,
+    training: Mapping[str, Any],
+) -> None:
+    """Write a bundle and prove it on each backend.
+
+    Args:
+        model: A trained network that `WithHeatmap` takes.
+        out_dir: The bundle's folder, made where it is missing; files of the same names are replaced.
+        classes: Class names, the positive one last.
+        threshold: Operating point in [0, 1].
+        preprocess: How frames become input.
+        frame_interval_ms: Time between two frames of a clip.
+        reference_clips: (n, T, C, H, W) float32 in 0..1, against which every engine is checked.
+        name: The model's name, for people.
+        intended_use: What the model is for, and what it is not for.
+        training: Summary of data, folds and metrics; as JSON.
+
+    Raises:
+        ParityError: A backend does not give the network's own outputs.
+    """
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(model).eval().cpu().float()
+    outputs = write_reference(model, reference_clips, folder / REFERENCE_NAME)
+    program = export_program(fold_batch_norms(model), torch.from_numpy(reference_clips[:1]))
+    write_onnx(program, folder / ONNX_NAME)
+    write_program(program, folder / PROGRAM_NAME)
+    write_manifest(
+        folder,
+        name=name,
+        classes=classes,
+        threshold=threshold,
+        preprocess=preprocess,
+        num_frames=reference_clips.shape[1],
+        frame_interval_ms=frame_interval_ms,
+        outputs={key: {"shape": [1, *array.shape[1:]], "dtype": "float32"} for key, array in outputs.items()},
+        intended_use=intended_use,
+        training=training,
+        files=[
+            (ONNX_NAME, "onnx", "fp32"),
+            (PROGRAM_NAME, "torch-export", "fp32"),
+            (REFERENCE_NAME, "reference", None),
+        ],
+    )
+    bundle = load_bundle(folder)
+    for backend in ("torch", "openvino"):
+        load_engine(bundle, backend).close()
+
+
+def write_reference(model: nn.Module, clips: npt.NDArray[np.float32], path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Write clips and the network's FP32 outputs for them; return the outputs by their names in the graph."""
+    network = WithHeatmap(model)
+    with torch.inference_mode():
+        pairs = [network(torch.from_numpy(clip[np.newaxis])) for clip in clips]
+    probabilities, heatmaps = (torch.cat(parts).numpy() for parts in zip(*pairs, strict=True))
+    np.savez_compressed(path, clips=clips, probabilities=probabilities, heatmaps=heatmaps)
+    return dict(zip(OUTPUT_NAMES, (probabilities, heatmaps), strict=True))
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Return a copy in which each batch norm that follows a convolution is part of it; exact in evaluation mode."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
+    return model
+
+
+def export_program(model: nn.Module, clip: Tensor) -> torch.export.ExportedProgram:
+    """Trace the network with its heatmap for clips of exactly this shape (1, T, C, H, W)."""
+    with _quiet():
+        program = torch.export.export(WithHeatmap(model).eval(), (clip,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names files of the machine that trained
+    return program
+
+
+def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write what the torch backend runs; drops the program's example inputs, which would be stored with it."""
+    program.example_inputs = None
+    with _quiet():
+        torch.export.save(program, path)
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write one self-contained ONNX file, checked."""
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=list(OUTPUT_NAMES),
+            external_data=False,
+        )
+    model = exported.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer, model.graph):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    model.graph.ClearField("value_info")
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporters say about their own insides; their errors are exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
