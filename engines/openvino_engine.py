@@ -24,9 +24,9 @@ class OpenVinoEngine(HostEngine):
         )
         openvino = _import_openvino()
         path = bundle.path / file.name
+        core = openvino.Core()
+        _check_device(core, device)
         try:
-            core = openvino.Core()
-            _check_device(core, device)
             model = core.read_model(path)
             model.reshape([1, *bundle.clip_tchw])
             # the precision is asked for by name: left alone, OpenVINO takes BF16 where the processor has it

@@ -80,7 +80,8 @@ def _judge(engine: Engine, bundle: Bundle, result: ParityResult, is_top_class_eq
 
 def _refusal(engine: Engine, bundle: Bundle, difference: str) -> ParityError:
     spec = engine.spec
+    name = next(file.name for file in bundle.files if file.sha256 == spec.sha256)
     return ParityError(
-        f"bundle {bundle.path} is refused on {spec.backend} {spec.precision}: {difference} over the clips of "
-        f"reference.npz; export the bundle again"
+        f"{bundle.path / name} is refused on {spec.backend} {spec.precision}: {difference} over the clips of "
+        f"{bundle.file('reference').name}; export the bundle again"
     )
