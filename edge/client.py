@@ -74,7 +74,7 @@ class Subscriber:
         self._stream, self._newest_only, self._timeout_s = stream, newest_only, timeout_s
         self._host, self._stale_after_ms = boot_id(), stale_after_ms
         self._next_seq: dict[str, int] = {}
-        self._is_last_word = False
+        self._is_last_word = self._is_end_told = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._connection = Connection(self._socket)
@@ -121,20 +121,22 @@ class Subscriber:
     def receive(self, timeout_s: float) -> AnyMessage | None:
         """Return the next message of any kind; None where none came in time.
 
-        Returns early when the daemon ends meanwhile (`has_ended`).
+        Returns early once when the daemon ends (`has_ended`).
 
         Raises:
             WireError: The daemon speaks a newer version of the wire.
         """
         deadline_s = time.monotonic() + timeout_s
-        had_ended = self.has_ended
         while not self._socket.closed:
             left_ms = max(0.0, (deadline_s - time.monotonic()) * 1e3)
             if self._connection.wait_for_message(left_ms):
                 message = self._read(self._socket.recv_multipart())
                 if message is not None:
                     return message
-            elif left_ms == 0 or (self.has_ended and not had_ended):
+            elif self.has_ended and not self._is_end_told:
+                self._is_end_told = True
+                return None
+            elif left_ms == 0:
                 return None
         return None
 
@@ -219,6 +221,7 @@ class Subscriber:
             # a lower number than expected is a daemon that started again
             self.num_lost += max(0, message.seq - self._next_seq.get(message.stream, message.seq))
             self._next_seq[message.stream] = message.seq + 1
+        self._is_end_told = False
         self._is_last_word = isinstance(message, StatusMessage) and message.state in _LAST_STATES
 
     def _skip(self, exc: WireError) -> None:
