@@ -60,8 +60,9 @@ class Config:
         parse_roi(self.roi)
 
     def describe(self) -> str:
-        """Return the effective configuration as one line, in TOML's words."""
+        """Return the effective configuration as one line, in TOML's words; a URL's credentials are left out."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["source"] = re.sub(r"(?<=://)[^/@]*@|\?.*", "***", self.source) if "://" in self.source else self.source
         return " ".join(f"{name}={value!r}" for name, value in values.items() if value is not None)
 
 
