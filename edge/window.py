@@ -71,14 +71,11 @@ class WindowSampler:
         """Decide on the next frame of the stream."""
         now_ms = t_media_ns / 1e6
         reason = self._discontinuity(now_ms, size_wh)
-        interval_ms = now_ms - self._last_ms if self._last_ms is not None and reason is None else self._interval_ms
-        if reason is None and self._last_ms is not None:
-            self._intervals_ms.append(interval_ms)
-        self._last_ms, self._size_wh = now_ms, size_wh
+        self._remember(now_ms, size_wh)
         if reason is not None:
             self.reset()
-        if self._clip and now_ms < self._next_due_ms - min(interval_ms, self._interval_ms) / 2:
-            return Choice(is_in_clip=False, reset_reason=reason)
+        if self._clip and now_ms < self._next_due_ms - self._tolerance_ms():
+            return Choice(is_in_clip=False)
         self._take(index, now_ms)
         return Choice(is_in_clip=True, reset_reason=reason, window=self._window_if_due())
 
@@ -95,10 +92,20 @@ class WindowSampler:
             return f"the image size changed from {old_width}x{old_height} to {width}x{height}"
         gap_ms = now_ms - self._last_ms
         if gap_ms <= 0:
-            return f"the source's clock went back by {-gap_ms:.0f} ms"
+            return f"the source's clock went back by {abs(gap_ms):.0f} ms"
         if gap_ms > self._max_gap_ms():
             return f"no frame came for {gap_ms:.0f} ms"
         return None
+
+    def _remember(self, now_ms: float, size_wh: tuple[int, int]) -> None:
+        # gaps are remembered too: a source that has become slower for good is a gap only until that is its usual rate
+        if self._last_ms is not None and now_ms > self._last_ms:
+            self._intervals_ms.append(now_ms - self._last_ms)
+        self._last_ms, self._size_wh = now_ms, size_wh
+
+    def _tolerance_ms(self) -> float:
+        """Return how early a frame may be and still be nearer to the grid's time than the next one is likely to be."""
+        return min(statistics.median(self._intervals_ms), self._interval_ms) / 2
 
     def _max_gap_ms(self) -> float:
         usual_ms = statistics.median(self._intervals_ms) if self._intervals_ms else float("inf")
