@@ -1,6 +1,7 @@
 """Finds the part of a scanner's screen that holds the ultrasound image, and checks the part that a user names."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -17,7 +18,7 @@ Mask = npt.NDArray[np.uint8]
 MAX_CELLS = 240
 """Longer side of the grid in which motion is looked for: cheap, and coarse enough to average noise away."""
 
-MIN_ACTIVITY, MAX_ACTIVITY = 4, 8
+MIN_ACTIVITY, MAX_ACTIVITY = 4, 6
 """Change of gray value over time from which a cell counts as moving; what codecs do to still parts stays below."""
 
 MIN_SHARE_OF_FRAME, MIN_SHARE_OF_LARGEST = 0.01, 0.125
@@ -25,6 +26,9 @@ MIN_SHARE_OF_FRAME, MIN_SHARE_OF_LARGEST = 0.01, 0.125
 
 MIN_TEXTURE, MIN_BRIGHTNESS = 3, 10
 """From what change between neighbours, and what gray value on, a still cell may be tissue."""
+
+MIN_SHARE_FILLED, MAX_DARK = 0.7, 16
+"""From what share of the frame on an image nearly fills it; up to which gray value a cell holds no text."""
 
 MAX_GROWTH = 3
 """How many times as large as its moving part an image may be; more is a leak into the screen around it."""
@@ -62,7 +66,7 @@ class RoiFinder:
         assert self._num_seen > 0
         full = (0, 0, *self._size_wh)
         mask = _image_mask(self._low, self._high)
-        rect = full if mask is None else _to_pixels(mask, self._size_wh)
+        rect = full if mask is None else _to_pixels(_with_dark_rest(cv2.boundingRect(mask), self._high), self._size_wh)
         if mask is None:
             self.reason = "nothing moves: full frame"
         elif rect == full:
@@ -127,13 +131,26 @@ def _to_cells(pixels: UInt8Image) -> UInt8Image:
     return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _to_pixels(mask: Mask, size_wh: tuple[int, int]) -> Rect:
-    """Return the rectangle around a mask, in pixels."""
+def _to_pixels(cells: Sequence[int], size_wh: tuple[int, int]) -> Rect:
+    """Return a rectangle of cells in pixels; the last cells of a row and a column may be smaller than others."""
     cell_px = _cell_px(size_wh)
-    x, y, width, height = (number * cell_px for number in cv2.boundingRect(mask))
+    x, y, width, height = (number * cell_px for number in cells)
     rect = clip_to((x, y, width, height), size_wh)
     assert rect is not None
     return rect
+
+
+def _with_dark_rest(cells: Sequence[int], high: UInt8Image) -> Rect:
+    """Return the rectangle, or all cells where it nearly fills them and the rest is dark.
+
+    Such a rest holds nothing to be cut off, and is more likely to be faint tissue than a border.
+    """
+    x, y, width, height = cells
+    rest = high.copy()
+    rest[y : y + height, x : x + width] = 0
+    if width * height >= MIN_SHARE_FILLED * high.size and rest.max() < MAX_DARK:
+        return 0, 0, high.shape[1], high.shape[0]
+    return x, y, width, height
 
 
 def _image_mask(low: UInt8Image, high: UInt8Image) -> Mask | None:
