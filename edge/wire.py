@@ -100,7 +100,9 @@ def heatmap_buffer(heatmap: npt.NDArray[np.float32]) -> bytes:
 
 def encode(kind: str, header: Header, *buffers: bytes) -> Parts:
     """Return the message's parts; `kind` is prediction, status or frame."""
-    return [f"{kind}.{header['stream']}".encode(), msgpack.packb(header), *buffers]
+    # a name may hold what UTF-8 has no code for: Python's stand-ins for the bytes of a Latin-1 file name
+    packed = msgpack.packb(header, unicode_errors="replace")
+    return [f"{kind}.{header['stream']}".encode(), packed, *buffers]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -119,8 +121,12 @@ class Message:
         if self.kind != "prediction" or about is None:
             return None
         try:
-            return np.frombuffer(self.buffers[0], "<f2").reshape(about["shape"])
-        except (IndexError, KeyError, ValueError) as exc:
+            num_frames, height, width = about["shape"]
+            buffer = self.buffers[0]
+            if len(buffer) != 2 * num_frames * height * width:
+                raise ValueError(f"{len(buffer)} bytes for {about['shape']}")
+            return np.frombuffer(buffer, "<f2").reshape(num_frames, height, width)
+        except (IndexError, KeyError, TypeError, ValueError) as exc:
             raise WireError(f"a prediction's heatmap buffer does not fit its header ({exc})") from exc
 
 
