@@ -1,4 +1,4 @@
-"""What a source is, and the one table that chooses it from the `--source` URI."""
+"""What a source is."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -42,7 +42,8 @@ class Source(Protocol):
         """Yield frames until the source ends.
 
         `index` counts from 0 and `t_media_ns` from the first frame's own time. A source that is damaged part of the way
-        yields what is readable, then ends with one warning.
+        yields what is readable, then ends with one warning. Where `info.is_live` is False, a further call starts again
+        from the first frame.
 
         Raises:
             SourceError: The source gave no frame at all, or was lost for good.

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pydicom
 import pydicom.config
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from edge.errors import SourceError
@@ -38,8 +38,8 @@ PIXEL_DATA = (0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 READ_ERRORS = (
-    InvalidDicomError, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-    NotImplementedError, RecursionError, struct.error, zlib.error,
+    InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError,
+    IndexError, NotImplementedError, RecursionError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom raises on damaged input."""
 
@@ -77,7 +77,7 @@ def read_image(path: Path) -> DicomImage:
     """
     with path.open("rb") as file:
         header = _read_header(file, path.name)
-        transfer_syntax = _transfer_syntax(header)
+        transfer_syntax = _transfer_syntax(header, path.name)
         if transfer_syntax == DeflatedExplicitVRLittleEndian:
             return _deflated_image(path, header)
         element = _pixel_element(file, transfer_syntax)
@@ -98,11 +98,12 @@ def read_image(path: Path) -> DicomImage:
 def _read_header(file: BinaryIO, name: str) -> Dataset:
     try:
         try:
-            return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS)
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS)
         except InvalidDicomError:
             # Written without the preamble, as before 1995 and by some tools since.
             file.seek(0)
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS, force=True)
+        _drop_unreadable(header)
     except READ_ERRORS as exc:
         raise SourceError(f"{name!r} is no DICOM file, or its header is damaged or cut off; give another file") from exc
     if "Rows" not in header and "SOPClassUID" not in header:
@@ -110,12 +111,22 @@ def _read_header(file: BinaryIO, name: str) -> Dataset:
     return header
 
 
-def _transfer_syntax(header: Dataset) -> UID:
-    uid = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
-    if uid:
-        return UID(uid)
+def _drop_unreadable(header: Dataset) -> None:
+    """Read the value of each element, which pydicom leaves to the first use, and drop what cannot be read."""
+    for keyword in KEYWORDS:
+        try:
+            header.get(keyword)
+        except READ_ERRORS:
+            del header[keyword]
+
+
+def _transfer_syntax(header: Dataset, name: str) -> UID:
     is_implicit, _ = header.original_encoding
-    return ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+    written = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    uid = UID(str(written)) if written else ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+    if not uid.is_transfer_syntax:
+        raise SourceError(f"{name!r} has the transfer syntax {uid!r}, which DICOM does not know; give another file")
+    return uid
 
 
 def _pixel_element(file: BinaryIO, transfer_syntax: UID) -> tuple[str, int] | None:
@@ -139,7 +150,7 @@ def _deflated_image(path: Path, header: Dataset) -> DicomImage:
 
 
 def _what_it_is(header: Dataset) -> str:
-    uid = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    uid = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
     if uid.name == "Media Storage Directory Storage":
         return "is a DICOMDIR, a list of other files"
     kind = f" ({uid.name})" if uid.name != uid else ""

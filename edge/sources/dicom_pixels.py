@@ -1,5 +1,6 @@
 """Decodes the images of a DICOM file one by one: what is not asked for is not in memory."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -14,6 +15,7 @@ from edge.frame import UInt8Image
 from edge.sources.dicom_display import Display
 from edge.sources.dicom_header import READ_ERRORS, DicomImage
 from edge.sources.dicom_items import encoded_images
+from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import Damage
 
 DECODE_ERRORS = (*READ_ERRORS, RuntimeError, MemoryError)
@@ -74,8 +76,12 @@ class PixelReader:
             yield encapsulate([encoded], has_bot=False), 0
 
     def _decode(self, source: BinaryIO | bytes, index: int) -> UInt8Image | None:
+        is_noisy = self._options.get("decoding_plugin") == "gdcm"
         try:
-            stored, properties = self._decoder.as_array(source, index=index, raw=True, validate=False, **self._options)
+            with quiet_c_stderr() if is_noisy else contextlib.nullcontext():
+                stored, properties = self._decoder.as_array(
+                    source, index=index, raw=True, validate=False, **self._options
+                )
             return self._display(stored, str(properties["photometric_interpretation"]))
         except DECODE_ERRORS:
             return None
@@ -90,7 +96,8 @@ def check_pixel_module(header: Dataset, name: str) -> None:
     for keyword in ("Rows", "Columns", *ALLOWED):
         value = header.get(keyword)
         allowed = ALLOWED.get(keyword)
-        if not value or (allowed and value not in allowed):
+        is_allowed = value in allowed if allowed else isinstance(value, int) and value > 0
+        if not is_allowed:
             expected = f"allowed are {', '.join(map(str, allowed))}" if allowed else "it must be 1 or more"
             raise SourceError(f"{name!r} has {keyword} {value}; {expected}; convert the file or give another one")
 

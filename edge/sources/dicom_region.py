@@ -3,6 +3,7 @@
 from pydicom.dataset import Dataset
 
 from edge.sources.base import Rect
+from edge.sources.dicom_header import READ_ERRORS
 
 SPATIAL_FORMAT_2D, DATA_TYPE_TISSUE = 1, 1
 BOUNDS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1")
@@ -19,7 +20,10 @@ def ultrasound_region(header: Dataset, size_wh: tuple[int, int]) -> Rect | None:
 
 
 def _clipped(region: Dataset, size_wh: tuple[int, int]) -> Rect | None:
-    bounds = [region.get(keyword) for keyword in BOUNDS]
+    try:
+        bounds = [region.get(keyword) for keyword in BOUNDS]
+    except READ_ERRORS:
+        return None
     if not all(isinstance(bound, int) for bound in bounds):
         return None
     left, top, right, bottom = bounds
