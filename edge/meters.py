@@ -52,14 +52,14 @@ class Meters:
             self._num_latencies += 1
 
     def fps(self) -> float:
-        """Return frames captured a second, over the last five seconds."""
+        """Return frames captured a second, over the last five seconds; 0 until there are two."""
         now_ns = time.monotonic_ns()
         with self._lock:
             while self._captures_ns and self._captures_ns[0] < now_ns - _FPS_SPAN_NS:
                 self._captures_ns.popleft()
-            num_frames = len(self._captures_ns)
-            span_ns = now_ns - self._captures_ns[0] if num_frames else 0
-        return num_frames / (span_ns / 1e9) if span_ns > 0 else 0.0
+            num_intervals = len(self._captures_ns) - 1
+            # up to now, not to the last frame: so that it falls when frames stop coming
+            return num_intervals * 1e9 / (now_ns - self._captures_ns[0]) if num_intervals > 0 else 0.0
 
     def latency_percentiles_ms(self) -> dict[str, float] | None:
         """Return p50, p95, p99 and max of the last minute's total latencies; None where there were none."""
