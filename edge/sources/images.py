@@ -1,5 +1,6 @@
 """A folder of images, or one image: PNG, JPEG, BMP, TIFF and DICOM."""
 
+import logging
 import re
 import warnings
 from collections.abc import Generator, Iterator
@@ -13,6 +14,7 @@ from edge.frame import UInt8Image
 from edge.sources.base import SourceInfo
 from edge.sources.dicom_file import DicomFile
 from edge.sources.kinds import is_dicom, is_image
+from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSource
 
 READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -20,8 +22,9 @@ READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBo
 
 MAX_NAMES = 3
 
-# Pillow warns of metadata that nobody here asked for.
+# What Pillow says of metadata and damage, edge.sources says in its own words.
 warnings.filterwarnings("ignore", module="PIL")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class ImageFiles(StoredSource):
@@ -74,8 +77,10 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 def _read(path: Path, damage: Damage) -> Iterator[UInt8Image]:
     if is_image(path):
-        with Image.open(path) as image:
-            yield _to_array(image)
+        # libtiff tells stderr of every damaged strip.
+        with quiet_c_stderr(), Image.open(path) as image:
+            pixels = _to_array(image)
+        yield pixels
     else:
         yield from (pixels for pixels, _ in DicomFile(path).pictures(damage))
 
