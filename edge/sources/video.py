@@ -55,7 +55,7 @@ def open_video(file: str | BinaryIO, name: str) -> av.container.InputContainer:
         return av.open(file, "r", metadata_errors="ignore")
     except av.FFmpegError as exc:
         reason = "it is damaged, was cut off before its index was written, or is no video"
-        raise SourceError(f"{name!r} cannot be opened as a video: {exc.strerror}; {reason}") from exc
+        raise SourceError(f"{name!r} cannot be opened ({exc.strerror}): {reason}; give another file") from exc
 
 
 def decode_video(container: av.container.InputContainer, damage: Damage, name: str) -> Iterator[Picture]:
