@@ -53,14 +53,15 @@ def overlay(image: RgbImage, map_hw: npt.NDArray[np.float32], rect: Rect) -> Rgb
         A new image; unchanged where the heatmap is 0, or outside `rect`.
     """
     x, y, width, height = rect
-    heat = np.clip(cv2.resize(map_hw, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
+    heat = np.clip(cv2.resize(map_hw, (width, height), interpolation=cv2.INTER_LINEAR), 0.0, 1.0)
     left, top = max(0, x), max(0, y)
     right, bottom = min(image.shape[1], x + width), min(image.shape[0], y + height)
     result = image.copy()
     if right <= left or bottom <= top:
         return result
     heat = heat[top - y : bottom - y, left - x : right - x]
-    colours = cv2.cvtColor(cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    # up to 225: the colour map darkens again beyond
+    colours = cv2.cvtColor(cv2.applyColorMap((heat * 225).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     alpha = (_MAX_ALPHA * np.sqrt(heat))[..., np.newaxis]
     below = result[top:bottom, left:right]
     result[top:bottom, left:right] = np.round(below * (1 - alpha) + colours * alpha).astype(np.uint8)

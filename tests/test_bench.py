@@ -1,0 +1,189 @@
+"""edge-bench: real engines, a real daemon, a real subscriber."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemon import DEADLINE_S, run_command
+from media import write_video
+
+from engines import load_bundle
+from tools.children import Child, running
+from tools.flops import count_gflop
+from tools.measures import percentiles
+from tools.trace import stage_durations_ms, write_trace
+
+PERCENTILES = {"p50", "p95", "p99", "max"}
+
+
+def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_command(*arguments, module="tools.bench")
+
+
+def test_bench_pipeline_reports_what_the_subscriber_received(trivial_bundle: Path, tmp_path: Path) -> None:
+    video, trace = write_video(tmp_path / "a video.mp4", 90, fps=30), tmp_path / "trace.json"
+    arguments = ["--source", str(video), "--engine", str(trivial_bundle), "--seconds", "2", "--trace", str(trace)]
+    result = _bench("pipeline", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["received"] == report["published"] > 30
+    assert report["lost"] == report["skipped"] == 0
+    assert report["windows_per_s"] == pytest.approx(30, rel=0.2)
+    assert report["efficiency"] == pytest.approx(report["windows_per_s"] / np.median(report["engine_windows_per_s"]))
+    for key in ("latency_ms", "overhead_ms", "received_ms", *(f"stages_ms/{stage}" for stage in report["stages_ms"])):
+        values = report
+        for part in key.split("/"):
+            values = values[part]
+        assert set(values) == PERCENTILES
+        assert values["p50"] <= values["p95"] <= values["p99"] <= values["max"]
+    assert report["overhead_ms"]["p50"] < report["latency_ms"]["p50"] < report["received_ms"]["p50"]
+    assert report["first_window_play_s"] == pytest.approx(0.5, abs=0.02)
+    assert report["start_s"] == pytest.approx(report["first_prediction_s"] - report["first_window_play_s"])
+    assert 20 < report["rss_mb"] < 2000
+    _check_trace(json.loads(trace.read_text()), report["received"])
+
+
+def _check_trace(trace: dict, num_windows: int) -> None:
+    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    named = {(event["pid"], event["tid"]) for event in trace["traceEvents"] if event["name"] == "thread_name"}
+    assert {(event["pid"], event["tid"]) for event in slices} == named
+    for stage in ("capture", "preprocess", "queue", "infer", "publish", "transport"):
+        assert [event["args"]["seq"] for event in slices if event["name"] == stage] == list(range(num_windows))
+    for place in named:
+        track = sorted((event["ts"], event["dur"]) for event in slices if (event["pid"], event["tid"]) == place)
+        for (start_us, duration_us), (next_us, _) in itertools.pairwise(track):
+            assert start_us + duration_us <= next_us + 1e-3  # slices of one track do not overlap
+
+
+def test_bench_pipeline_at_full_speed_ends_after_max_windows(trivial_bundle: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", 40)
+    arguments = ["--source", str(video), "--engine", str(trivial_bundle), "--pace", "max", "--max-windows", "100"]
+    result = _bench("pipeline", *arguments, "--seconds", "1")
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["received"] == report["published"] <= 100
+    assert report["first_window_play_s"] == 0
+
+
+def test_bench_engine_reports_each_backend(trivial_bundle: Path) -> None:
+    result = _bench("engine", str(trivial_bundle), "--backend", "openvino", "--seconds", "0.5")
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout.splitlines()[-1])
+    (engine,) = report["engines"]
+    assert (engine["backend"], engine["precision"], engine["device"]) == ("openvino", "fp32", "CPU")
+    assert set(engine["latency_ms"]) == PERCENTILES
+    assert engine["windows_per_s"] == pytest.approx(engine["num_windows"] / 0.5, rel=0.1)
+    assert engine["gflops"] == pytest.approx(report["gflop_per_window"] * engine["windows_per_s"])
+    assert engine["peak_share"] == pytest.approx(engine["gflops"] / report["peak_gflops"])
+
+
+def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have(trivial_bundle: Path) -> None:
+    result = _bench("engine", str(trivial_bundle), "--seconds", "0.2")
+    assert result.returncode == 0
+    assert [line.split()[1] for line in result.stderr.splitlines()] == ["torch"]
+    assert [engine["backend"] for engine in json.loads(result.stdout.splitlines()[-1])["engines"]] == ["openvino"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["engine", "/nowhere"], 4, "is not a bundle"),
+        (["engine", "BUNDLE", "--backend", "abacus"], 4, "backend 'abacus' is unknown"),
+        (["engine", "BUNDLE", "--seconds", "0"], 2, "--seconds is 0.0"),
+        (["pipeline", "--source", "/nowhere.mp4", "--engine", "BUNDLE", "--seconds", "0.1"], 3, "there is no file"),
+        (["pipeline"], 2, "required: --source"),
+        (["pipeline", "--source", "demo", "--trace", "/nowhere/t.json"], 2, "there is no folder /nowhere"),
+        (["trombone"], 2, "invalid choice: 'trombone'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bench_error_is_one_line_and_its_exit_code(
+    trivial_bundle: Path, arguments: list[str], exit_code: int, said: str
+) -> None:
+    result = _bench(*(str(trivial_bundle) if argument == "BUNDLE" else argument for argument in arguments))
+    assert result.returncode == exit_code
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_bench_stopped_by_a_signal_leaves_no_process(
+    trivial_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    video = write_video(tmp_path / "video.mp4", 40)
+    arguments = ["pipeline", "--source", str(video), "--engine", str(trivial_bundle), "--seconds", "60"]
+    process = subprocess.Popen([sys.executable, "-m", "tools.bench", *arguments], stdout=subprocess.DEVNULL)
+    try:
+        children = _wait_for_children(process, "tools.bench_engine")
+        process.send_signal(number)
+        process.wait(DEADLINE_S)
+        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for_children(process: subprocess.Popen[bytes], module: str) -> list[int]:
+    while process.poll() is None:
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        for pid in children:
+            with contextlib.suppress(OSError):
+                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return children
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    raise AssertionError(f"{module} did not start")
+
+
+def test_child_that_ignores_sigterm_is_killed_and_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stubborn.py").write_text(
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\nsignal.pause()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("tools.children._END_S", 0.1)
+    with running("stubborn") as child:
+        assert child.stdout.readline() == "up\n"
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_child_that_writes_much_to_stderr_does_not_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chatty.py").write_text("import sys\nsys.stderr.write('x' * 1_000_000)\nprint('done')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    child = Child("chatty")
+    try:
+        assert child.finish(DEADLINE_S) == "done\n"
+    finally:
+        child.end()
+
+
+def test_count_gflop_of_the_trivial_network_is_one_multiply_add_a_pixel(trivial_bundle: Path) -> None:
+    assert count_gflop(load_bundle(trivial_bundle)) == pytest.approx(2 * 16 * 224 * 224 / 1e9)
+
+
+def test_percentiles_of_a_known_row() -> None:
+    assert percentiles([float(value) for value in range(101)]) == {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+    assert percentiles([]) is None
+
+
+def test_trace_windows_that_overlap_lie_in_lanes_of_their_own(tmp_path: Path) -> None:
+    latency_ms = {"capture": 1.0, "preprocess": 2.0, "queue": 20.0, "infer": 4.0, "total": 28.0}
+    entries = [
+        {"seq": seq, "t_capture_ns": seq * 5_000_000, "t_received_ns": seq * 5_000_000 + 30_000_000,
+         "latency_ms": latency_ms, "window": {"last_index": seq}}
+        for seq in range(10)
+    ]  # fmt: skip
+    durations = {"capture": 1.0, "preprocess": 2.0, "queue": 20.0, "infer": 4.0, "publish": 1.0, "transport": 2.0}
+    assert stage_durations_ms(entries[0]) == pytest.approx(durations)
+    write_trace(tmp_path / "trace.json", entries)
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    _check_trace(trace, 10)
+    queues = {event["tid"] for event in trace["traceEvents"] if event["ph"] == "X" and event["name"] == "queue"}
+    assert len(queues) == 4  # 20 ms each, one every 5 ms

@@ -1,0 +1,103 @@
+"""Child processes that never outlive the bench."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from edge.errors import EdgeError
+
+_END_S = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Child:
+    """A process `python -m module` of ours; its stderr goes to a file, so that it never waits for a reader."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._module = module
+        self._stderr = tempfile.TemporaryFile(prefix="edge-bench-")  # noqa: SIM115  end() closes it
+        command = [sys.executable, "-m", module, *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
+
+    @property
+    def stdout(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def finish(self, timeout_s: float) -> str:
+        """Wait for the end and return what it wrote to stdout since the last read.
+
+        Raises:
+            EdgeError: It failed, with its own message and exit code; or it did not end in time.
+        """
+        timer = threading.Timer(timeout_s, self.process.kill)
+        timer.start()
+        try:
+            out = self.stdout.read()
+            code = self.process.wait()
+        finally:
+            timer.cancel()
+            timer.join()
+        if code != 0:
+            raise self._failure(code)
+        return out
+
+    def end(self) -> None:
+        """End the process, gently and then not, and reap it; idempotent."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(_END_S)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                self.process.kill()
+        self.process.wait()
+        self.stdout.close()
+        self._stderr.close()
+
+    def _failure(self, code: int) -> EdgeError:
+        self._stderr.seek(0)
+        text = self._stderr.read().decode(errors="replace")
+        told = [line.partition("error: ")[2] for line in text.splitlines() if line.startswith("error: ")]
+        error = EdgeError(told[-1] if told else text.strip()[-300:] or f"{self._module} ended with code {code}")
+        error.exit_code = code if code > 0 else 1
+        return error
+
+
+@contextlib.contextmanager
+def running(module: str, *arguments: str) -> Iterator[Child]:
+    """Run `python -m module` beside us; on leaving, end it."""
+    with contextlib.ExitStack() as stack:
+        with _deferred_signals():
+            child = Child(module, *arguments)
+            stack.callback(child.end)
+        yield child
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM: one that comes while a process starts would leave it without an owner."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda signal_number, _: came.append(signal_number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for signal_number in came:
+        signal.raise_signal(signal_number)
+
+
+def peak_rss_mb(pid: int | str = "self") -> float:
+    """Return a running process's largest resident memory so far, in MB (10^6 bytes); 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0.0
+    sizes_kib = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return sizes_kib[0] * 1024 / 1e6 if sizes_kib else 0.0

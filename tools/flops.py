@@ -1,0 +1,33 @@
+"""Counts a network's arithmetic from its graph."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from engines import Bundle
+
+
+def count_gflop(bundle: Bundle) -> float:
+    """Return the GFLOP of one window: convolutions and matrix multiplications, a multiply-add as two."""
+    import openvino
+
+    model = openvino.Core().read_model(Path(bundle.path) / bundle.file("onnx", "fp32").name)
+    model.reshape([1, *bundle.clip_tchw])
+    return sum(_count(operation) for operation in model.get_ops()) / 1e9
+
+
+def _count(operation: Any) -> int:
+    kind = operation.get_type_name()
+    if kind == "MatMul":
+        left = list(operation.input(0).get_shape())
+        depth = left[-2 if operation.get_attributes()["transpose_a"] else -1]
+        return 2 * int(depth) * _num_outputs(operation)
+    if kind in ("Convolution", "GroupConvolution"):
+        # weights are (C_out, C_in, kernel...), with the number of groups before them where there are groups
+        weights = list(operation.input(1).get_shape())[2 if kind == "GroupConvolution" else 1 :]
+        return 2 * math.prod(map(int, weights)) * _num_outputs(operation)
+    return 0
+
+
+def _num_outputs(operation: Any) -> int:
+    return math.prod(map(int, operation.output(0).get_shape()))
