@@ -69,10 +69,12 @@ def _is_readable(path: Path) -> bool:
     return not path.name.startswith(".") and path.is_file() and (is_image(path) or is_dicom(path))
 
 
-def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return a key that puts frame_2 before frame_10."""
+def _natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
+    """Return a key that puts frame_2 before frame_10, and numbers before words."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name.casefold())
-    return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name
+    is_word = [part[0] not in "0123456789" for part in parts]
+    keys = [(True, 0, part) if word else (False, int(part), "") for part, word in zip(parts, is_word, strict=True)]
+    return keys, path.name
 
 
 def _read(path: Path, damage: Damage) -> Iterator[UInt8Image]:
