@@ -134,7 +134,7 @@ def _bench_pipeline(options: argparse.Namespace) -> Report:
 
 
 def _print_engines(name: str, engines: list[Result], gflop: float, peak_gflops: float) -> None:
-    table = _table(f"{name}: {gflop:.2f} GFLOP a window; FP32 matrix-multiply peak here {peak_gflops:.0f} GFLOP/s")
+    table = _table(f"{name}: {gflop:.3g} GFLOP a window; FP32 matrix-multiply peak here {peak_gflops:.0f} GFLOP/s")
     for column in ("backend", "precision", "device", "windows/s", *_PERCENTILES, "GFLOP/s", "of peak", "MB"):
         table.add_column(column, justify="left" if column in ("backend", "precision", "device") else "right")
     for result in engines:
