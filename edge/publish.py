@@ -3,6 +3,8 @@
 import collections
 import contextlib
 import errno
+import logging
+import math
 import os
 import threading
 import time
@@ -17,9 +19,13 @@ from edge.errors import BindError, ConfigError
 from edge.meters import Meters
 from edge.prediction import Prediction, State
 
+_log = logging.getLogger(__name__)
+
 STATUS_INTERVAL_S = 1.0
 _LINGER_MS = 500
 _JOIN_S = 2.0
+_SUBSCRIPTIONS = {b"\x01": 1, b"\x00": -1}
+"""First byte of what a subscriber sends (ZMTP 3.1, section "Subscriptions"); anything else is no subscription."""
 
 StatusHeader = Callable[[State, str], wire.Header]
 
@@ -56,15 +62,16 @@ class Publisher:
         self._subscribed = threading.Condition()
         self._outbox: collections.deque[Callable[[], None]] = collections.deque()
         self._state, self._reason = State.WARMUP, "starting"
+        self._last_word = self._state, self._reason
         self._status_header: StatusHeader | None = None
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
         with contextlib.ExitStack() as stack:
             self._context = stack.enter_context(zmq.Context())
-            self._socket = self._context.socket(zmq.XPUB)
+            self._socket = stack.enter_context(self._context.socket(zmq.XPUB))
             if curve_dir is not None:
                 stack.callback(secure_server(self._socket, curve_dir).stop)
-            stack.callback(self._socket.close)
+                stack.callback(self._socket.close)  # before its authenticator stops
             self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
             self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
             self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -93,7 +100,10 @@ class Publisher:
         self._hand_over(lambda: self._change_state(state, reason))
 
     def wait_for_subscribers(self, number: int, stop: Callable[[], bool]) -> None:
-        """Wait until this many subscribers of predictions are there, or `stop()` is true after `interrupt_wait`."""
+        """Wait until this many subscribers of predictions are there, or `stop()` is true after `interrupt_wait`.
+
+        ZeroMQ tells topics, not peers: a reader that subscribes to two prefixes of the topic counts twice.
+        """
         with self._subscribed:
             self._subscribed.wait_for(lambda: self._num_subscribers >= number or stop())
 
@@ -103,45 +113,55 @@ class Publisher:
             self._subscribed.notify_all()
 
     def close(self, state: State, reason: str) -> None:
-        """Send what is left and a last status, and close the socket; idempotent."""
+        """Send what is left and, as the last message of all, a status; close the socket. Idempotent."""
         if self._is_closing.is_set():
             return
+        self._last_word = state, reason
+        self._is_closing.set()
         if self._thread is not None:
-            self._hand_over(lambda: self._send_last_status(state, reason))
-            self._is_closing.set()
             os.eventfd_write(self._wake_fd, 1)
             self._thread.join(_JOIN_S)
-        self._is_closing.set()
+            if self._thread.is_alive():
+                _log.warning("thread %s did not end within %g s", self._thread.name, _JOIN_S)
         self._resources.close()
 
     def _hand_over(self, send: Callable[[], None]) -> None:
-        self._outbox.append(send)
-        os.eventfd_write(self._wake_fd, 1)
+        if not self._is_closing.is_set():
+            self._outbox.append(send)
+            os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_fd, zmq.POLLIN)
         next_status_s = time.monotonic()
-        while not (self._is_closing.is_set() and not self._outbox):
-            ready = dict(poller.poll(max(0.0, next_status_s - time.monotonic()) * 1e3))
+        while not self._is_closing.is_set():
+            ready = dict(poller.poll(math.ceil(max(0.0, next_status_s - time.monotonic()) * 1e3)))
             if self._socket in ready:
                 self._read_subscriptions()
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
-            while self._outbox:
-                self._outbox.popleft()()
-            if time.monotonic() >= next_status_s and not self._is_closing.is_set():
+            self._send_outbox()
+            if time.monotonic() >= next_status_s:
                 self._send_status()
                 next_status_s = time.monotonic() + STATUS_INTERVAL_S
+        self._send_outbox()
+        self._state, self._reason = self._last_word
+        self._send_status()
+
+    def _send_outbox(self) -> None:
+        # no more than waits now: under a steady load the status must still get its turn
+        for _ in range(len(self._outbox)):
+            self._outbox.popleft()()
 
     def _read_subscriptions(self) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 message = self._socket.recv(zmq.NOBLOCK)
+                change = _SUBSCRIPTIONS.get(message[:1], 0)
                 if self._topic.startswith(message[1:]):
                     with self._subscribed:
-                        self._num_subscribers += 1 if message[:1] == b"\x01" else -1
+                        self._num_subscribers += change
                         self._subscribed.notify_all()
 
     def _send_prediction(self, prediction: Prediction, identity: wire.StreamIdentity) -> None:
@@ -162,10 +182,6 @@ class Publisher:
             self._state, self._reason = state, reason
             self._send_status()
 
-    def _send_last_status(self, state: State, reason: str) -> None:
-        self._state, self._reason = state, reason
-        self._send_status()
-
     def _send_status(self) -> None:
         assert self._status_header is not None
         self._send(wire.encode("status", self._status_header(self._state, self._reason)))
@@ -182,5 +198,5 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> None:
         if exc.errno in (errno.EINVAL, zmq.EPROTONOSUPPORT, zmq.ENOCOMPATPROTO):
             raise ConfigError(f"--publish {address!r} is no address; write tcp://HOST:PORT or ipc://PATH") from exc
         raise BindError(
-            f"{address} cannot be bound ({exc.strerror}); end the program that holds it or choose another --publish"
+            f"{address} cannot be bound ({zmq.strerror(exc.errno)}); end the program that holds it or choose another --publish"
         ) from exc

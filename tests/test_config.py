@@ -64,7 +64,8 @@ def test_config_every_option_is_a_toml_key_with_underscores(toml: Path) -> None:
     toml.write_text(
         'source = "a.mp4"\nengine = "b"\nbackend = "openvino"\ndevice = "CPU"\npublish = "tcp://127.0.0.1:6000"\n'
         'stream = "left"\nhop = 4\npace = "max"\nroi = "full"\nduration = 2\nmax_windows = 7\nloop = true\n'
-        'frames = 0.5\nwait_subscribers = 2\ncurve = "keys"\ninsecure = true\nlog_format = "json"\nstatus_file = "s.json"\n',
+        'frames = 0.5\nwait_subscribers = 2\ncurve = "keys"\ninsecure = true\nlog_format = "json"\n'
+        'status_file = "s.json"\n',
         encoding="utf-8",
     )
     config = read_config(["--config", str(toml)])
