@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import openvino.opset13 as ops
 import pytest
 from daemon import DEADLINE_S, run_command
 from media import write_video
 
 from engines import load_bundle
 from tools.children import Child, running
-from tools.flops import count_gflop
+from tools.flops import count_gflop, count_operation
 from tools.measures import percentiles
 from tools.trace import stage_durations_ms, write_trace
 
@@ -166,6 +167,17 @@ def test_child_that_writes_much_to_stderr_does_not_stall(tmp_path: Path, monkeyp
 
 def test_count_gflop_of_the_trivial_network_is_one_multiply_add_a_pixel(trivial_bundle: Path) -> None:
     assert count_gflop(load_bundle(trivial_bundle)) == pytest.approx(2 * 16 * 224 * 224 / 1e9)
+
+
+def test_count_operation_counts_a_multiply_add_as_two() -> None:
+    left = ops.parameter([2, 5, 3], np.float32)
+    product = ops.matmul(left, ops.constant(np.zeros((7, 5), np.float32)), transpose_a=True, transpose_b=True)
+    assert count_operation(product) == 2 * 2 * 3 * 5 * 7
+    image = ops.parameter([1, 4, 8, 8], np.float32)
+    weights = ops.constant(np.zeros((2, 3, 2, 3, 3), np.float32))  # 2 groups, each 2 channels to 3, 3 x 3
+    convolved = ops.group_convolution(image, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    assert count_operation(convolved) == 2 * (6 * 8 * 8) * (2 * 3 * 3)
+    assert count_operation(ops.relu(image)) == 0
 
 
 def test_percentiles_of_a_known_row() -> None:
