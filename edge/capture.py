@@ -59,7 +59,8 @@ class RateLimiter:
         """Whether the frame at this time is let through; a quarter of an interval early is in time."""
         if t_ns < self._due_ns - self._interval_ns / 4:
             return False
-        self._due_ns = max(self._due_ns, t_ns - self._interval_ns / 4) + self._interval_ns
+        is_off_grid = t_ns >= self._due_ns + self._interval_ns
+        self._due_ns = (t_ns if is_off_grid else self._due_ns) + self._interval_ns
         return True
 
 
@@ -149,7 +150,6 @@ class CaptureLoop:
         self._on_frame = on_frame
         self._roi = RoiChooser(settings.roi, source.info.region)
         self._sampler = WindowSampler(settings.num_frames, settings.frame_interval_ms, settings.hop)
-        self._pending_reset: str | None = None
         self._jpegs = RateLimiter(settings.frames_hz) if settings.frames_hz > 0 else None
 
     def run(self) -> None:
@@ -191,7 +191,6 @@ class CaptureLoop:
         choice = self._sampler.add(frame.index, frame.t_media_ns, frame.size_wh)
         if choice.reset_reason is not None:
             self._meters.count("resets")
-            self._pending_reset = choice.reset_reason
             _log.warning("the clip starts again: %s", choice.reset_reason)
         if choice.is_in_clip:
             self._meters.count("in_clip")
@@ -208,10 +207,9 @@ class CaptureLoop:
                     capture_ms=(t_start_ns - frame.t_capture_ns) / 1e6,
                     preprocess_ms=(t_ready_ns - t_start_ns) / 1e6,
                     t_ready_ns=t_ready_ns,
-                    reset_reason=self._pending_reset,
+                    reset_reason=choice.reset_reason,
                 )
             )
-            self._pending_reset = None
         if self._jpegs is not None and self._jpegs.is_due(frame.t_media_ns):
             self._on_frame(frame, roi, encode_jpeg(frame, roi))
 

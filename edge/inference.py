@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from edge.errors import EngineError
 from edge.meters import Meters
 from edge.prediction import Latency, Prediction, State
 from edge.sources.base import Rect
 from edge.window import Window
 from engines import Engine
-from engines.errors import EngineError
 
 _LOSSLESS_DEPTH = 8
 

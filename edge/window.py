@@ -31,7 +31,7 @@ class Choice:
     is_in_clip: bool
     """The frame goes into the ring."""
     reset_reason: str | None = None
-    """Why the ring must be emptied before this frame; None where it goes on."""
+    """Why the ring must be emptied before this frame, which then is in the clip; None where it goes on."""
     window: Window | None = None
     """The window that ends at this frame, where one is due."""
 
