@@ -97,7 +97,7 @@ def test_folder_unreadable_image_is_named_and_left_out(
     frames = play(open_source(str(tmp_path)))
     assert [round(frame.t_media_ns * 30 / 1e9) for frame in frames] == [0, 2, 4]
     [record] = caplog.records
-    assert "is damaged: '1.tif', '3.tif' could not be read; 3 frames were played" in record.getMessage()
+    assert "is damaged: '1.tif', '3.tif' could not be read; 3 frames played" in record.getMessage()
     assert capfd.readouterr().err == ""
 
 

@@ -58,7 +58,7 @@ def test_frames_second_call_starts_again() -> None:
 def test_frames_damage_ends_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert len(list(Scripted(3, "the tape is torn").frames())) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "'scripted' is damaged: the tape is torn; 3 frames were played"
+        "'scripted' is damaged: the tape is torn; 3 frames played"
     ]
 
 

@@ -114,7 +114,7 @@ def test_video_cut_off_plays_what_is_there(tmp_path: Path, caplog: pytest.LogCap
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith("'cut.mp4' is damaged: it ends after ")
-    assert f"of 60 frames; 1 frame could not be decoded; {len(frames)} frames were played" in record.getMessage()
+    assert f"of 60 frames; 1 frame could not be decoded; {len(frames)} frames played" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.avi", "cut.ts", "cut.mpeg"])

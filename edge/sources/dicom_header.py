@@ -17,9 +17,10 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from edge.errors import SourceError
 
-# What pydicom says of a file may quote patient data; edge.sources says in its own words what matters.
+# What the libraries say of a file may quote patient data; edge.sources says in its own words what matters.
 warnings.filterwarnings("ignore", module="pydicom")
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+for _library in ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 # Only these are read: what is never read is never shown, and a broken element elsewhere does no harm.
@@ -106,7 +107,7 @@ def _read_header(file: BinaryIO, name: str) -> Dataset:
         _drop_unreadable(header)
     except READ_ERRORS as exc:
         raise SourceError(f"{name!r} is no DICOM file, or its header is damaged or cut off; give another file") from exc
-    if "Rows" not in header and "SOPClassUID" not in header:
+    if "Rows" not in header and not _sop_class(header):
         raise SourceError(f"{name!r} is no DICOM file: it has neither the preamble nor a SOP class; give another file")
     return header
 
@@ -124,8 +125,9 @@ def _transfer_syntax(header: Dataset, name: str) -> UID:
     is_implicit, _ = header.original_encoding
     written = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     uid = UID(str(written)) if written else ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
-    if not uid.is_transfer_syntax:
-        raise SourceError(f"{name!r} has the transfer syntax {uid!r}, which DICOM does not know; give another file")
+    if not uid.is_valid or not uid.is_transfer_syntax:
+        # Not repeated: in a damaged header, text runs over into the next element's, which may be the patient's name.
+        raise SourceError(f"{name!r} has a transfer syntax that DICOM does not know; give another file")
     return uid
 
 
@@ -149,8 +151,13 @@ def _deflated_image(path: Path, header: Dataset) -> DicomImage:
     return DicomImage(path, header, DeflatedExplicitVRLittleEndian, "OW", offset_bytes=0, length_bytes=num_bytes)
 
 
+def _sop_class(header: Dataset) -> str:
+    file_meta = header.file_meta if hasattr(header, "file_meta") else Dataset()
+    return str(header.get("SOPClassUID") or file_meta.get("MediaStorageSOPClassUID") or "")
+
+
 def _what_it_is(header: Dataset) -> str:
-    uid = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+    uid = UID(_sop_class(header))
     if uid.name == "Media Storage Directory Storage":
         return "is a DICOMDIR, a list of other files"
     kind = f" ({uid.name})" if uid.name != uid else ""

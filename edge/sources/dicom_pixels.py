@@ -98,8 +98,10 @@ def check_pixel_module(header: Dataset, name: str) -> None:
         allowed = ALLOWED.get(keyword)
         is_allowed = value in allowed if allowed else isinstance(value, int) and value > 0
         if not is_allowed:
+            # Text is not repeated: in a damaged header it runs over into the next element's, say the patient's name.
+            got = value if value is None or isinstance(value, int) else "of another kind"
             expected = f"allowed are {', '.join(map(str, allowed))}" if allowed else "it must be 1 or more"
-            raise SourceError(f"{name!r} has {keyword} {value}; {expected}; convert the file or give another one")
+            raise SourceError(f"{name!r} has {keyword} {got}; {expected}; convert the file or give another one")
 
 
 def _decoder(image: DicomImage) -> Any:

@@ -16,6 +16,10 @@ from edge.sources.stored import DEFAULT_INTERVAL_MS
 log = logging.getLogger(__name__)
 
 
+MIN_INTERVAL_MS, MAX_INTERVAL_MS = 0.1, 3_600_000
+"""From the fastest plane-wave imaging to a time lapse; NaN and infinity are outside."""
+
+
 def _after_first(value: Any) -> list[float]:
     # The vector's first number is the time before the first frame; a vector of one number is no MultiValue.
     return [float(number) for number in value][1:] if isinstance(value, MultiValue) else []
@@ -53,7 +57,7 @@ def _intervals_ms(header: Dataset, name: str) -> list[float]:
             intervals_ms = [] if value in (None, "") else RULES[keyword](value)
         except (ValueError, TypeError, ArithmeticError):
             intervals_ms = [math.nan]
-        if intervals_ms and all(math.isfinite(interval) and interval > 0 for interval in intervals_ms):
+        if intervals_ms and all(MIN_INTERVAL_MS <= interval <= MAX_INTERVAL_MS for interval in intervals_ms):
             return intervals_ms
         if intervals_ms:
             log.warning("%r: its %s is no time or rate that a cine can have and is not used", name, keyword)

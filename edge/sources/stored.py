@@ -31,9 +31,13 @@ class Damage:
     def __str__(self) -> str:
         notes = list(self.notes)
         if self.num_bad_frames:
-            plural = "" if self.num_bad_frames == 1 else "s"
-            notes.append(f"{self.num_bad_frames} frame{plural} could not be decoded")
+            notes.append(f"{count_frames(self.num_bad_frames)} could not be decoded")
         return "; ".join(notes)
+
+
+def count_frames(number: int) -> str:
+    """Return "1 frame", "2 frames"."""
+    return f"{number} frame" if number == 1 else f"{number} frames"
 
 
 class MediaClock:
@@ -101,7 +105,7 @@ class StoredSource(abc.ABC):
             )
         if text and not self._has_warned:
             self._has_warned = True
-            log.warning("%r is damaged: %s; %d frames were played", self.info.name, text, num_frames)
+            log.warning("%r is damaged: %s; %s played", self.info.name, text, count_frames(num_frames))
 
     def close(self) -> None:
         """End a running `frames()` before its next frame."""
