@@ -214,9 +214,9 @@ def test_file_that_cannot_be_shown_is_refused(
 @pytest.mark.parametrize(
     ("uid", "words"),
     [
-        (b"1.2.3.4444444444444", "has the transfer syntax '1.2.3.4444444444444', which cannot be decoded here"),
-        (b"1.2.840.10008.1.1", "has a transfer syntax that DICOM does not know"),
-        (b"Secret^Name", "has a transfer syntax that DICOM does not know"),
+        (b"1.2.3.4444444444444", "has the transfer syntax 1.2.3.4444444444444 that is private or not known"),
+        (b"1.2.840.10008.1.1", "has the transfer syntax 1.2.840.10008.1.1 that is private or not known"),
+        (b"Secret^Name", "has a transfer syntax that is private or not known"),
     ],
 )
 def test_file_of_an_unknown_transfer_syntax_is_refused(tmp_path: Path, uid: bytes, words: str) -> None:

@@ -126,8 +126,9 @@ def _transfer_syntax(header: Dataset, name: str) -> UID:
     written = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     uid = UID(str(written)) if written else ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
     if not uid.is_valid or not uid.is_transfer_syntax:
-        # Not repeated: in a damaged header, text runs over into the next element's, which may be the patient's name.
-        raise SourceError(f"{name!r} has a transfer syntax that DICOM does not know; give another file")
+        # Other text is not repeated: in a damaged header it runs over into the next element's, say the patient's name.
+        got = f"the transfer syntax {uid}" if uid.is_valid else "a transfer syntax"
+        raise SourceError(f"{name!r} has {got} that is private or not known; convert it to an uncompressed one")
     return uid
 
 
