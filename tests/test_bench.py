@@ -37,7 +37,7 @@ def test_bench_pipeline_reports_what_the_subscriber_received(trivial_bundle: Pat
     assert report["received"] == report["published"] > 10
     assert report["lost"] == 0
     assert report["published"] + report["skipped"] <= report["captured"] - 15
-    assert 5 < report["windows_per_s"] < 31
+    assert 5 < report["windows_per_s"] < 60  # 30, but a stall is made up for by a burst
     assert report["efficiency"] == pytest.approx(report["windows_per_s"] / np.median(report["engine_windows_per_s"]))
     for key in ("latency_ms", "overhead_ms", "received_ms", *(f"stages_ms/{stage}" for stage in report["stages_ms"])):
         values = report
