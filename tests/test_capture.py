@@ -1,6 +1,5 @@
 """The capture thread's work, from a source in memory to the clip queue."""
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -223,13 +222,11 @@ def test_capture_of_no_frame_ends_quietly() -> None:
 
 
 def test_capture_realtime_plays_a_recording_on_its_own_time_grid() -> None:
-    start_ns = time.monotonic_ns()
     clip, _ = _run(_frames(6, interval_ms=40), is_realtime=True)
-    elapsed_ms = (time.monotonic_ns() - start_ns) / 1e6
-    times_ns = [frame.t_capture_ns for frame in clip]
-    assert elapsed_ms >= 5 * 40
-    assert [later - earlier for earlier, later in itertools.pairwise(times_ns[1:])] == [40_000_000] * 4
+    late_ms = [(frame.t_capture_ns - clip[0].t_capture_ns) / 1e6 - 40 * place for place, frame in enumerate(clip)]
+    assert all(0 <= late < 1000 for late in late_ms)  # how late depends on the machine's load; never early
     assert all(frame.capture_ms >= 0 for frame in clip)
+    assert time.monotonic_ns() >= clip[0].t_capture_ns + 5 * 40_000_000
 
 
 def test_capture_realtime_leaves_a_live_sources_times_alone() -> None:

@@ -190,7 +190,7 @@ def test_publisher_status_comes_every_second_by_itself(open_publisher: Open, sub
     _receive(socket)
     start_s = time.monotonic()
     _receive(socket)
-    assert time.monotonic() - start_s < 1.5
+    assert 0.5 < time.monotonic() - start_s < 3
 
 
 @pytest.mark.usefixtures("quick_status")
@@ -298,7 +298,7 @@ def test_publisher_stalled_subscriber_slows_nobody_and_holds_bounded_memory(
     assert _receive(healthy)[0] == "prediction.main"
     start_s = time.monotonic()
     publisher.close(State.NO_SIGNAL, "the end")
-    assert time.monotonic() - start_s < 2
+    assert time.monotonic() - start_s < 5
 
 
 def _resident_bytes() -> int:
@@ -384,12 +384,19 @@ def test_publisher_with_keys_serves_their_owner_and_nobody_else(open_publisher: 
         messages = [owner.receive(WAIT_S), owner.receive(WAIT_S)]
         assert any(isinstance(message, PredictionMessage) for message in messages)
         for outsider in (stranger, keyless):
-            assert outsider.receive(0.5) is None
-            assert outsider.refusal is not None
+            assert _refusal_of(outsider)
         publisher.set_state(State.LIVE, "")
         while not isinstance(message := owner.receive(WAIT_S), StatusMessage) or message.state != State.LIVE:
             assert message is not None
         assert publisher._num_subscribers == 1
+
+
+def _refusal_of(outsider: Subscriber) -> str | None:
+    """Wait until the daemon has refused the reader, which gets no message meanwhile."""
+    deadline_s = time.monotonic() + WAIT_S
+    while outsider.refusal is None and time.monotonic() < deadline_s:
+        assert outsider.receive(0.1) is None
+    return outsider.refusal
 
 
 def test_publisher_without_its_key_folder_is_refused_and_leaves_nothing_open(tmp_path: Path) -> None:
