@@ -1,6 +1,5 @@
 """Video files, through PyAV (FFmpeg)."""
 
-import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +17,6 @@ from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSour
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 1000
 """Frame rates outside are a container's time base taken for a rate."""
-
-MAX_DECODER_THREADS = 4
-"""Each thread holds frames of its own; four decode 1280 x 960 faster than any network here runs."""
 
 
 class VideoFile(StoredSource):
@@ -61,8 +57,8 @@ def open_video(file: str | BinaryIO, name: str) -> av.container.InputContainer:
 def decode_video(container: av.container.InputContainer, damage: Damage, name: str) -> Iterator[Picture]:
     """Yield the pixels and time of each frame that is whole, in the order of display."""
     stream = _video_stream(container, name)
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = min(os.cpu_count() or 1, MAX_DECODER_THREADS)
+    # With more threads, what FFmpeg makes of a damaged frame depends on which of them is ahead; one is fast enough.
+    stream.codec_context.thread_count = 1
     to_array = FrameConverter()
     for frame in _decode(container, stream, damage):
         yield to_array(frame), _time_ns(frame.pts, stream)
