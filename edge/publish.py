@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import socket as unix
 import threading
 import time
 from collections.abc import Callable
@@ -193,10 +194,22 @@ class Publisher:
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> None:
     try:
+        if _is_served(address):
+            raise zmq.ZMQError(errno.EADDRINUSE)
         socket.bind(address)
     except zmq.ZMQError as exc:
         if exc.errno in (errno.EINVAL, zmq.EPROTONOSUPPORT, zmq.ENOCOMPATPROTO):
             raise ConfigError(f"--publish {address!r} is no address; write tcp://HOST:PORT or ipc://PATH") from exc
+        reason = zmq.strerror(exc.errno or 0)
         raise BindError(
-            f"{address} cannot be bound ({zmq.strerror(exc.errno)}); end the program that holds it or choose another --publish"
+            f"{address} cannot be bound ({reason}); end the program that holds it or choose another --publish"
         ) from exc
+
+
+def _is_served(address: str) -> bool:
+    """Whether a program listens on an ipc path, which ZeroMQ would take from it without a word."""
+    if not address.startswith("ipc://"):
+        return False
+    with contextlib.suppress(OSError), unix.socket(unix.AF_UNIX) as probe:  # an OSError: the path is too long
+        return probe.connect_ex(address.removeprefix("ipc://")) == 0
+    return False

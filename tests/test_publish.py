@@ -1,6 +1,7 @@
 """The publisher against real ZeroMQ subscribers on ports of their own."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -341,6 +342,25 @@ def test_publisher_address_in_use_is_a_bind_error(open_publisher: Open) -> None:
     with pytest.raises(BindError, match=r"cannot be bound \(Address already in use\); end the program") as caught:
         Publisher(address, "main", Meters())
     assert caught.value.exit_code == 5
+
+
+def test_publisher_ipc_path_in_use_is_a_bind_error_and_a_path_left_over_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "edge.sock"
+    first = Publisher(f"ipc://{path}", "main", Meters())
+    with pytest.raises(BindError, match=r"edge\.sock cannot be bound \(Address already in use\)"):
+        Publisher(f"ipc://{path}", "main", Meters())
+    first.close(State.NO_SIGNAL, "")
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    assert path.exists()
+    Publisher(f"ipc://{path}", "main", Meters()).close(State.NO_SIGNAL, "")
+
+
+def test_publisher_ipc_path_that_cannot_be_is_a_bind_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "edge.sock", tmp_path / ("x" * 200)):
+        with pytest.raises(BindError, match="cannot be bound"):
+            Publisher(f"ipc://{path}", "main", Meters())
 
 
 def test_publisher_address_of_another_host_is_a_bind_error() -> None:
