@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import Tag
-from source_files import dataset, noise, play, write_dicom
+from source_files import dataset, encapsulated, noise, play, write_dicom
 
 from edge.errors import SourceError
 from edge.sources.base import Rect
@@ -185,6 +185,12 @@ def _with_syntax(uid: str) -> Dataset:
     return ds
 
 
+def _video_without_rows() -> Dataset:
+    ds = encapsulated(dataset(noise(2, 8, 8)), uids.MPEG4HP41, [b"no video"])
+    del ds.Rows
+    return ds
+
+
 @pytest.mark.parametrize(
     ("ds", "words"),
     [
@@ -195,6 +201,8 @@ def _with_syntax(uid: str) -> Dataset:
         (dataset(noise(2, 8, 8), "CIELAB"), "has PhotometricInterpretation of another kind; allowed are MONOCHROME1"),
         (dataset(noise(2, 8, 32), BitsAllocated=32), "has BitsAllocated 32; allowed are 8, 16"),
         (dataset(noise(2, 8, 8), "PALETTE COLOR"), "its lookup tables are damaged"),
+        (encapsulated(dataset(noise(2, 8, 8)), uids.MPEG4HP41, [b"no video"]), "'a.dcm' cannot be opened"),
+        (_video_without_rows(), "has Rows None; it must be 1 or more"),
         (_with_syntax("1.2.840.10008.1.2.4.94"), "'JPIP Referenced', which cannot be decoded here; convert it to"),
         (_with_syntax("1.2.840.10008.1.2.4.51"), "gives no frame: its transfer syntax is JPEG Extended"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 from edge.frame import UInt8Image
 from edge.sources.base import SourceInfo
 from edge.sources.dicom_header import read_image
-from edge.sources.dicom_pixels import PixelReader, num_frames_stated
+from edge.sources.dicom_pixels import PixelReader, check_attributes, num_frames_stated
 from edge.sources.dicom_region import ultrasound_region
 from edge.sources.dicom_timing import FrameTiming
 from edge.sources.dicom_video import is_video, video_pictures
@@ -19,6 +19,7 @@ class DicomFile(StoredSource):
     def __init__(self, path: Path) -> None:
         self._image = read_image(path)
         header = self._image.header
+        check_attributes(header, path.name, ("Rows", "Columns"))
         self._reader = None if is_video(self._image.transfer_syntax) else PixelReader(self._image)
         self._timing = FrameTiming(header, path.name)
         self._num_frames_stated = num_frames_stated(header)

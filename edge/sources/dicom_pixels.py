@@ -1,7 +1,7 @@
 """Decodes the images of a DICOM file one by one: what is not asked for is not in memory."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from pydicom.dataset import Dataset
@@ -45,7 +45,7 @@ class PixelReader:
     """
 
     def __init__(self, image: DicomImage) -> None:
-        check_pixel_module(image.header, image.path.name)
+        check_attributes(image.header, image.path.name, ALLOWED)
         self._image = image
         self._decoder = _decoder(image)
         self._options = _options(image, self._decoder)
@@ -87,13 +87,13 @@ class PixelReader:
             return None
 
 
-def check_pixel_module(header: Dataset, name: str) -> None:
-    """Check what every way of reading needs.
+def check_attributes(header: Dataset, name: str, keywords: Iterable[str]) -> None:
+    """Check that attributes are there and have values that can be worked with.
 
     Raises:
-        SourceError: An attribute is missing or has a value that is not allowed.
+        SourceError: One is missing or has a value that is not allowed.
     """
-    for keyword in ("Rows", "Columns", *ALLOWED):
+    for keyword in keywords:
         value = header.get(keyword)
         allowed = ALLOWED.get(keyword)
         is_allowed = value in allowed if allowed else isinstance(value, int) and value > 0
