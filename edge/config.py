@@ -125,7 +125,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _converter(annotation: str) -> Callable[[Path, str, Any], Any]:
     name = annotation.removeprefix("<class '").removesuffix("'>").split(" |")[0]
-    wanted = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[name]
+    types: dict[str, tuple[type[Any], ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+    wanted = types[name]
 
     def convert(path: Path, key: str, value: Any) -> Any:
         if not isinstance(value, wanted) or (isinstance(value, bool) and name != "bool"):
