@@ -73,6 +73,8 @@ class RoiChooser:
         self._finder: RoiFinder | None = None
         self._size_wh: tuple[int, int] | None = None
         self.roi: Rect | None = None
+        self.may_publish = True
+        """False where the ROI is the full frame for want of a better one: names may stand in it."""
 
     def add(self, frame: Frame) -> Rect | None:
         """Look at the next frame; return the ROI, or None while more frames are needed.
@@ -96,7 +98,7 @@ class RoiChooser:
 
     def _restart(self, size_wh: tuple[int, int]) -> None:
         is_first, self._size_wh = self._size_wh is None, size_wh
-        self.roi, self._finder = None, None
+        self.roi, self._finder, self.may_publish = None, None, True
         if not isinstance(self._wanted, str):
             check_inside(self._wanted, size_wh)
             self.roi = self._wanted
@@ -109,8 +111,15 @@ class RoiChooser:
             self._finder = RoiFinder()
 
     def _tell(self) -> None:
-        if self.roi is not None and self._finder is not None:
+        if self.roi is None or self._finder is None:
+            return
+        self.may_publish = self._finder.is_found
+        if self.may_publish:
             _log.info("ROI: %s", self._finder.reason)
+        else:
+            _log.warning(
+                "ROI: %s; no pictures are published, for names may stand in it: give --roi", self._finder.reason
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +219,7 @@ class CaptureLoop:
                     reset_reason=choice.reset_reason,
                 )
             )
-        if self._jpegs is not None and self._jpegs.is_due(frame.t_media_ns):
+        if self._jpegs is not None and self._roi.may_publish and self._jpegs.is_due(frame.t_media_ns):
             self._on_frame(frame, roi, encode_jpeg(frame, roi))
 
 

@@ -50,7 +50,8 @@ class Pipeline:
         self._is_engine_ready = threading.Event()
         self._stop_reason: str | None = None
         self._failure: Exception | None = None
-        self._ended_threads: list[str] = []
+        self._num_ended = 0
+        self._ended = threading.Lock()
         self._engine_spec: EngineSpec | None = None
         self._last_status: wire.Header = {}
 
@@ -61,10 +62,10 @@ class Pipeline:
             EdgeError: What ended the stream, if not its end.
         """
         threads = [
-            threading.Thread(target=self._guard, args=(self._inference_thread,), name="inference"),
-            threading.Thread(target=self._guard, args=(self._capture_thread,), name="capture"),
+            threading.Thread(target=self._work, args=(self._inference_thread,), name="inference"),
+            threading.Thread(target=self._work, args=(self._capture_thread,), name="capture"),
         ]
-        self._publisher.start(self._status_header)
+        self._publisher.start(self._status_header, self._guard)
         for thread in threads:
             thread.start()
         self._supervise(threads)
@@ -84,7 +85,7 @@ class Pipeline:
 
     def _supervise(self, threads: list[threading.Thread]) -> None:
         deadline_s: float | None = None
-        while len(self._ended_threads) < len(threads) and self._stop_reason is None and self._failure is None:
+        while self._num_ended < len(threads) and self._stop_reason is None and self._failure is None:
             if deadline_s is None and self._config.duration is not None and self._meters.counters["captured"]:
                 deadline_s = time.monotonic() + self._config.duration
             remaining_s = STATUS_INTERVAL_S if deadline_s is None else deadline_s - time.monotonic()
@@ -115,6 +116,16 @@ class Pipeline:
         self._write_status_file()
         os.close(self._wake_fd)
 
+    def _work(self, body: Callable[[], None]) -> None:
+        """Run the body of capture or inference: when one ends, the other is let run dry."""
+        try:
+            self._guard(body)
+        finally:
+            self._queue.finish()
+            with self._ended:
+                self._num_ended += 1
+            self._wake()
+
     def _guard(self, body: Callable[[], None]) -> None:
         """Run a thread's body; keep what ends it, so that the supervisor can say it."""
         try:
@@ -122,9 +133,6 @@ class Pipeline:
         except Exception as exc:
             if self._failure is None and not (self._stop.is_set() and isinstance(exc, EdgeError)):
                 self._failure = exc
-        finally:
-            self._queue.finish()
-            self._ended_threads.append(threading.current_thread().name)
             self._wake()
 
     def _capture_thread(self) -> None:

@@ -31,6 +31,10 @@ _SUBSCRIPTIONS = {b"\x01": 1, b"\x00": -1}
 StatusHeader = Callable[[State, str], wire.Header]
 
 
+def _run_bare(body: Callable[[], None]) -> None:
+    body()
+
+
 class Publisher:
     """Sends predictions, frames and status in the order in which they were handed over.
 
@@ -63,7 +67,8 @@ class Publisher:
         self._subscribed = threading.Condition()
         self._outbox: collections.deque[Callable[[], None]] = collections.deque()
         self._state, self._reason = State.WARMUP, "starting"
-        self._last_word = self._state, self._reason
+        self.last_word = self._state, self._reason
+        """State and reason of the last message; what `close` is given."""
         self._status_header: StatusHeader | None = None
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,10 +87,15 @@ class Publisher:
             stack.callback(os.close, self._wake_fd)
             self._resources = stack.pop_all()
 
-    def start(self, status_header: StatusHeader) -> None:
-        """Start the thread; `status_header(state, reason)` is asked for every status message."""
+    def start(self, status_header: StatusHeader, guard: Callable[[Callable[[], None]], None] = _run_bare) -> None:
+        """Start the thread.
+
+        Args:
+            status_header: `status_header(state, reason)` is asked for every status message.
+            guard: Runs the thread's body; the supervisor's own keeps what ends it.
+        """
         self._status_header = status_header
-        self._thread = threading.Thread(target=self._run, name="publish")
+        self._thread = threading.Thread(target=guard, args=(self._run,), name="publish")
         self._thread.start()
 
     def publish_prediction(self, prediction: Prediction, identity: wire.StreamIdentity) -> None:
@@ -117,7 +127,7 @@ class Publisher:
         """Send what is left and, as the last message of all, a status; close the socket. Idempotent."""
         if self._is_closing.is_set():
             return
-        self._last_word = state, reason
+        self.last_word = state, reason
         self._is_closing.set()
         if self._thread is not None:
             os.eventfd_write(self._wake_fd, 1)
@@ -147,7 +157,7 @@ class Publisher:
                 self._send_status()
                 next_status_s = time.monotonic() + STATUS_INTERVAL_S
         self._send_outbox()
-        self._state, self._reason = self._last_word
+        self._state, self._reason = self.last_word
         self._send_status()
 
     def _send_outbox(self) -> None:

@@ -42,6 +42,8 @@ class RoiFinder:
     """
 
     def __init__(self, num_frames: int = 16) -> None:
+        self.is_found = False
+        """Whether a moving image was found; False where the area is the full frame because nothing moves."""
         self.reason = ""
         """One line that says what was chosen and why; empty until then."""
         self._num_frames = num_frames
@@ -67,6 +69,7 @@ class RoiFinder:
         full = (0, 0, *self._size_wh)
         mask = _image_mask(self._low, self._high)
         rect = full if mask is None else _to_pixels(_with_dark_rest(cv2.boundingRect(mask), self._high), self._size_wh)
+        self.is_found = mask is not None
         if mask is None:
             self.reason = "nothing moves: full frame"
         elif rect == full:

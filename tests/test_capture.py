@@ -308,6 +308,13 @@ def test_capture_publishes_jpegs_of_the_roi_alone_at_the_rate_asked_for() -> Non
         assert frame.index % 5 in (0, 4)  # a quarter of an interval early is in time
 
 
+def test_capture_publishes_no_picture_of_a_screen_on_which_nothing_moves() -> None:
+    frames = [frame.replace(pixels=_screen(0)) for frame in _frames(40)]  # its label may be a name
+    taken, jpegs = _run(frames, roi="auto", frames_hz=1000)
+    assert len(taken) == 40
+    assert jpegs == []
+
+
 def test_capture_without_a_rate_publishes_no_jpeg() -> None:
     assert _run(_frames(10))[1] == []
 

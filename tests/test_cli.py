@@ -4,6 +4,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -158,6 +160,27 @@ def test_infer_signal_while_it_waits_for_subscribers_ends_it(trivial_bundle: Pat
 
     assert recording.exit_code == 0
     assert recording.messages[-1].header["counters"]["captured"] == 0
+
+
+def test_infer_signal_while_the_libraries_load_ends_it_quietly(trivial_bundle: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "import edge.cli\n"
+        "class Early:\n"  # the first import after the handlers are set is where a signal hurts most
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'edge.config':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Early())\n"
+        "sys.exit(edge.cli.main())\n"
+    )
+    arguments = ["--source", "demo", "--engine", str(trivial_bundle), "--publish", "tcp://127.0.0.1:*"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "stopped by SIGINT" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_infer_frames_are_the_roi_alone(video: Path, trivial_bundle: Path) -> None:

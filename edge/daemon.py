@@ -1,0 +1,80 @@
+"""One run of the daemon: what is opened, in which order, and closed in reverse."""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+
+from edge import __version__
+from edge.commandline import NOTICE, LineHandler
+from edge.config import Config
+from edge.meters import Meters
+from edge.pipeline import Pipeline
+from edge.publish import Publisher
+from edge.sources import open_source
+from engines import load_bundle
+
+_log = logging.getLogger("edge")
+
+_HIGH_WATER_MARK = 1000
+_HIGH_WATER_MARK_MAX = 50_000
+"""At the pace "max" a slow reader may fall this many predictions behind before it loses any: some 100 MB at most."""
+_SWITCH_INTERVAL_S = 0.0005
+"""How soon a thread that waits for the interpreter gets it: Python's own 5 ms would be felt in the latency."""
+
+
+def run_daemon(config: Config, attach: Callable[[Callable[[str], None]], None]) -> int:
+    """Play the source to its end, or until stopped.
+
+    Args:
+        config: The effective configuration.
+        attach: Is given the function that stops the run, `stop(reason)`, as soon as there is something to stop.
+
+    Raises:
+        EdgeError: What ended the run, if not the source's end or a stop.
+    """
+    _set_up_logging(config.log_format)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    cv2.setNumThreads(1)  # the cores are the engine's; an image is small
+    _log.info("edge-infer %s. %s", __version__, NOTICE)
+    _log.info("configuration: %s", config.describe())
+    meters = Meters()
+    with contextlib.ExitStack() as stack:
+        bundle = load_bundle(config.engine)
+        source = open_source(config.source, loop=config.loop)
+        stack.callback(source.close)
+        is_patient = config.pace == "max" and not config.frames
+        publisher = Publisher(
+            config.publish,
+            config.stream,
+            meters,
+            high_water_mark=_HIGH_WATER_MARK_MAX if is_patient else _HIGH_WATER_MARK,
+            curve_dir=Path(config.curve) if config.curve else None,
+            is_insecure=config.insecure,
+        )
+        _log.info("publishing on %s as %s", publisher.address, config.stream)
+        _log.info("source: %s %s", source.info.name, source.info.note)
+        _log.info("bundle: %s. Intended use: %s", bundle.name, bundle.intended_use)
+        pipeline = Pipeline(config, bundle, source, publisher, meters)
+        attach(pipeline.stop)
+        pipeline.run()
+    return 0
+
+
+class _JsonHandler(logging.Handler):
+    """Prints log records as JSON, one a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        entry = {"time_s": record.created, "level": record.levelname.lower(), "message": record.getMessage()}
+        print(json.dumps(entry, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+def _set_up_logging(log_format: str) -> None:
+    root = logging.getLogger("edge")
+    root.handlers = [_JsonHandler() if log_format == "json" else LineHandler()]
+    root.setLevel(logging.INFO)
+    root.propagate = False

@@ -1,0 +1,73 @@
+"""The supervisor: what ends a run, and what is said of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.config import Config
+from edge.errors import SourceError
+from edge.frame import Frame
+from edge.meters import Meters
+from edge.pipeline import Pipeline
+from edge.prediction import State
+from edge.publish import Publisher
+from edge.sources import open_source
+from edge.sources.base import SourceInfo
+from engines import load_bundle
+
+STREAM = "main"
+
+
+class LostSource:
+    """A source that is lost after its first frames."""
+
+    info = SourceInfo("lost", 33.3, is_live=True)
+
+    def frames(self) -> Iterator[Frame]:
+        yield from ()
+        raise SourceError("the cable is out; plug it in")
+
+    def close(self) -> None:
+        pass
+
+
+def _pipeline(bundle: Path, source: object = None, **options: object) -> tuple[Pipeline, Publisher]:
+    config = Config(source="demo", engine=str(bundle), pace="max", **options)  # type: ignore[arg-type]
+    meters = Meters()
+    publisher = Publisher("tcp://127.0.0.1:*", STREAM, meters)
+    return Pipeline(config, load_bundle(bundle), source or open_source("demo"), publisher, meters), publisher
+
+
+def test_pipeline_whose_source_is_lost_says_so_in_its_last_state(trivial_bundle: Path) -> None:
+    pipeline, publisher = _pipeline(trivial_bundle, LostSource())
+
+    with pytest.raises(SourceError, match="plug it in"):
+        pipeline.run()
+    assert publisher.last_word == (State.FAULT, "the cable is out; plug it in")
+
+
+def test_pipeline_whose_publisher_dies_ends_with_what_killed_it(
+    trivial_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, publisher = _pipeline(trivial_bundle)
+    monkeypatch.setattr(publisher, "_send_prediction", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        pipeline.run()
+
+
+def test_pipeline_stopped_before_it_runs_ends_at_once(trivial_bundle: Path) -> None:
+    pipeline, publisher = _pipeline(trivial_bundle)
+    pipeline.stop("stopped by a test")
+
+    pipeline.run()
+    assert publisher.last_word == (State.NO_SIGNAL, "stopped by a test")
+
+
+def test_pipeline_stopped_after_its_end_does_nothing(trivial_bundle: Path) -> None:
+    pipeline, publisher = _pipeline(trivial_bundle, max_windows=3)
+    pipeline.run()
+
+    pipeline.stop("too late")
+    assert publisher.last_word == (State.NO_SIGNAL, "--max-windows 3 is reached")
