@@ -1,5 +1,6 @@
 """From pixels to network input: values, channels, geometry, and where in the source image the input came from."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -67,6 +68,16 @@ def test_preprocess_halving_averages_four_pixels() -> None:
     pixels = _noise(16, 16)
     means = pixels.reshape(8, 2, 8, 2).mean((1, 3))
     assert np.abs(preprocess_uint8(pixels, (0, 0, 16, 16), PLAIN)[0] - means).max() <= 0.5
+
+
+@pytest.mark.parametrize("shape", [(720, 1280), (1081, 1923), (513, 2000)])
+def test_preprocess_of_a_large_image_is_the_mean_over_each_pixels_area(shape: tuple[int, int]) -> None:
+    height, width = shape
+    rows, columns = np.mgrid[:height, :width]
+    pixels = (127 + 60 * np.sin(rows / 40) + 60 * np.cos(columns / 55)).astype(np.uint8)
+    direct = cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_AREA)[16:-16, 16:-16]
+    ours = preprocess_uint8(pixels, (0, 0, width, height), GRAY)[0]
+    assert np.abs(ours.astype(int) - direct.astype(int)).max() <= 2
 
 
 def test_preprocess_ignores_all_outside_the_roi() -> None:

@@ -179,7 +179,8 @@ def _summary(report: Report) -> list[str]:
         f"lost {report['lost']}, skipped {report['skipped']} windows",
         f"first prediction {report['first_prediction_s']:.2f} s after the start of the process: "
         f"{report['first_window_play_s']:.2f} s of playing and {report['start_s']:.2f} s beyond it",
-        f"largest resident memory of edge-infer: {report['rss_mb']:.0f} MB",
+        f"largest resident memory of edge-infer: {report['rss_mb']:.0f} MB; "
+        f"grown by {report['rss_growth_mb']:.1f} MB from the second to the last tenth of the run",
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.errors import EdgeError
 from tools.bench_engine import measure_engine
-from tools.children import peak_rss_mb, running
+from tools.children import peak_rss_mb, rss_mb, running
 from tools.measures import percentiles
 from tools.trace import Entry, received_ms, stage_durations_ms
 
@@ -37,6 +37,15 @@ class PipelineSettings:
     max_windows: int | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """The daemon's resident memory in MB (10^6 bytes)."""
+
+    peak_mb: float
+    growth_mb: float
+    """From the second tenth of the run to its last tenth, medians: what does not level off shows here."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRun:
     """What one run of the daemon gave."""
@@ -44,7 +53,7 @@ class PipelineRun:
     predictions: list[Entry]
     counters: dict[str, int]
     num_lost: int
-    rss_mb: float
+    memory: "Memory"
     first_prediction_s: float
     """From the start of the daemon's process to the first prediction in the subscriber's hands."""
 
@@ -88,7 +97,7 @@ def run_pipeline(settings: PipelineSettings) -> PipelineRun:
         subscriber.stdout.readline()  # it listens
         start_ns = time.monotonic_ns()
         with running("edge.cli", *_arguments(settings, address)) as daemon:
-            rss_mb = _watch(daemon.process, _START_S + settings.seconds)
+            memory = _watch(daemon.process, _START_S + settings.seconds)
             daemon.finish(_START_S)
         received = json.loads(subscriber.finish(_START_S).splitlines()[-1])
     predictions = received["predictions"]
@@ -98,7 +107,7 @@ def run_pipeline(settings: PipelineSettings) -> PipelineRun:
         predictions=predictions,
         counters=received["status"]["counters"],
         num_lost=received["num_lost"],
-        rss_mb=rss_mb,
+        memory=memory,
         first_prediction_s=(predictions[0]["t_received_ns"] - start_ns) / 1e9,
     )
 
@@ -112,17 +121,25 @@ def _arguments(settings: PipelineSettings, address: str) -> list[str]:
     return arguments
 
 
-def _watch(daemon: subprocess.Popen[str], limit_s: float) -> float:
-    """Wait for the daemon's end; return its peak resident memory in MB, which can be read only while it runs."""
-    deadline_s, rss_mb = time.monotonic() + limit_s, 0.0
+def _watch(daemon: subprocess.Popen[str], limit_s: float) -> Memory:
+    """Wait for the daemon's end and look at its memory, which can be read only while it runs."""
+    deadline_s, peak_mb, series_mb = time.monotonic() + limit_s, 0.0, []
     while time.monotonic() < deadline_s:
-        rss_mb = max(rss_mb, peak_rss_mb(daemon.pid))
+        peak_mb = max(peak_mb, peak_rss_mb(daemon.pid))
+        series_mb.append(rss_mb(daemon.pid))
         try:
             daemon.wait(_WATCH_INTERVAL_S)
         except subprocess.TimeoutExpired:
             continue
-        return rss_mb
+        return Memory(peak_mb, _growth_mb([value for value in series_mb if value]))
     raise EdgeError(f"edge-infer did not end within {limit_s:.0f} s and was stopped; try it alone")
+
+
+def _growth_mb(series_mb: list[float]) -> float:
+    tenth = len(series_mb) // 10
+    if tenth == 0:
+        return 0.0
+    return statistics.median(series_mb[-tenth:]) - statistics.median(series_mb[tenth : 2 * tenth])
 
 
 def _report(settings: PipelineSettings, run: PipelineRun, bare: list[float], engine: Report) -> Report:
@@ -138,7 +155,8 @@ def _report(settings: PipelineSettings, run: PipelineRun, bare: list[float], eng
         "overhead_ms": percentiles(overheads_ms),
         "received_ms": percentiles([received_ms(entry) for entry in steady]),
         "stages_ms": {stage: percentiles([durations[stage] for durations in stages]) for stage in stages[0]},
-        "rss_mb": run.rss_mb,
+        "rss_mb": run.memory.peak_mb,
+        "rss_growth_mb": run.memory.growth_mb,
         "start_s": run.first_prediction_s - play_s,
         "first_prediction_s": run.first_prediction_s,
         "first_window_play_s": play_s,

@@ -95,9 +95,18 @@ def _deferred_signals() -> Iterator[None]:
 
 def peak_rss_mb(pid: int | str = "self") -> float:
     """Return a running process's largest resident memory so far, in MB (10^6 bytes); 0 where it has ended."""
+    return _memory_mb(pid, "VmHWM:")
+
+
+def rss_mb(pid: int) -> float:
+    """Return a running process's resident memory now, in MB (10^6 bytes); 0 where it has ended."""
+    return _memory_mb(pid, "VmRSS:")
+
+
+def _memory_mb(pid: int | str, key: str) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return 0.0
-    sizes_kib = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    sizes_kib = [int(line.split()[1]) for line in lines if line.startswith(key)]
     return sizes_kib[0] * 1024 / 1e6 if sizes_kib else 0.0
