@@ -1,0 +1,124 @@
+"""The torch backend through the engines' interface."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from small_bundle import NUM_FRAMES, random_clips, small_bundle, small_model
+
+from engines.bundle import load_bundle
+from engines.errors import BackendError, BundleError, EngineError
+from engines.load import load_engine
+from trainer.export import WithHeatmap
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory)
+
+
+@pytest.fixture
+def engine(bundle):
+    engine = load_engine(bundle, "torch")
+    yield engine
+    engine.close()
+
+
+def test_spec_says_what_runs(engine, bundle):
+    spec = engine.spec
+    assert (spec.backend, spec.precision, spec.device) == ("torch", "fp32", "cpu")
+    assert spec.sha256 == hashlib.sha256((bundle.path / "model.pt2").read_bytes()).hexdigest()
+    assert spec.clip_tchw == bundle.clip_tchw
+
+
+def test_every_window_of_a_stream_equals_the_network_on_those_frames(engine, model):
+    stream = random_clips(3, seed=3).reshape(3 * NUM_FRAMES, 1, *random_clips(1, 0).shape[-2:])
+    network = WithHeatmap(model)
+    for index, frame in enumerate(stream):
+        engine.push(frame)
+        if index < NUM_FRAMES - 1:
+            continue
+        output = engine.infer()
+        window = torch.from_numpy(stream[index - NUM_FRAMES + 1 : index + 1][np.newaxis])
+        with torch.inference_mode():
+            probabilities, heatmap = network(window)
+        np.testing.assert_allclose(output.probabilities, probabilities[0], atol=1e-5)
+        np.testing.assert_allclose(output.heatmap, heatmap[0], atol=1e-5 * heatmap.max().item())
+
+
+def test_outputs_stay_the_callers_after_the_next_window(engine):
+    first, second = random_clips(2, seed=4)
+    output = engine.run_clip(first)
+    kept = output.probabilities.copy(), output.heatmap.copy()
+    engine.run_clip(second)
+    np.testing.assert_array_equal(output.probabilities, kept[0])
+    np.testing.assert_array_equal(output.heatmap, kept[1])
+
+
+def test_infer_after_reset_without_enough_frames_is_refused(engine):
+    for frame in random_clips(1, seed=5)[0]:
+        engine.push(frame)
+    engine.reset()
+    engine.push(frame)
+    with pytest.raises(EngineError, match=f"a window needs {NUM_FRAMES} frames"):
+        engine.infer()
+
+
+def test_close_twice_is_fine(bundle):
+    engine = load_engine(bundle, "torch")
+    engine.close()
+    engine.close()
+
+
+def test_another_device_is_refused_with_the_cure(bundle):
+    with pytest.raises(BackendError, match="runs on device cpu; got 'cuda'; leave --device out"):
+        load_engine(bundle, "torch", "cuda")
+
+
+def test_missing_torch_is_refused_with_the_cure(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendError, match="install it with `pip install torch`"):
+        load_engine(bundle, "torch")
+
+
+def test_module_import_leaves_torch_alone():
+    program = "import sys, engines.torch_engine; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def with_program(bundle, folder, content: bytes):
+    """Copy the bundle with other bytes for model.pt2 and a manifest that vouches for them."""
+    shutil.copytree(bundle.path, folder)
+    (folder / "model.pt2").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for file in manifest["files"]:
+        if file["name"] == "model.pt2":
+            file["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return load_bundle(folder)
+
+
+@pytest.mark.parametrize("num_bytes_kept", [0, 1000, -1000])
+def test_damaged_program_is_refused_in_one_line(bundle, tmp_path, num_bytes_kept):
+    content = (bundle.path / "model.pt2").read_bytes()[:num_bytes_kept]
+    damaged = with_program(bundle, tmp_path / "damaged", content)
+    with pytest.raises(EngineError, match=r"torch cannot load .*model\.pt2: .*export the bundle again") as caught:
+        load_engine(damaged, "torch")
+    assert "\n" not in str(caught.value)
+
+
+def test_bundle_without_a_program_is_refused(bundle):
+    files = tuple(file for file in bundle.files if file.kind != "torch-export")
+    with pytest.raises(BundleError, match="no fp32 torch-export file"):
+        load_engine(dataclasses.replace(bundle, files=files), "torch")
