@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib.resources
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,11 @@ class Config:
     status_file: str | None = None
 
     def __post_init__(self) -> None:
+        for name, value in self._given().items():
+            option = "--" + name.replace("_", "-")
+            is_text = value != "" and "\0" not in value if isinstance(value, str) else True
+            _check(is_text, f"{option} is {value!r}; it must be text of one character or more, without null characters")
+            _check(not isinstance(value, int) or value <= sys.maxsize, f"{option} is {value}; that is too large")
         _check(self.hop >= 1, f"--hop is {self.hop}; it must be 1 or more")
         _check(self.pace in ("realtime", "max"), f"--pace is {self.pace!r}; allowed are realtime, max")
         _check(self.log_format in ("text", "json"), f"--log-format is {self.log_format!r}; allowed are text, json")
@@ -61,9 +67,15 @@ class Config:
 
     def describe(self) -> str:
         """Return the effective configuration as one line, in TOML's words; a URL's credentials are left out."""
+        values = self._given()
+        # to the last "@": a password may hold one, and "/" too
+        values["source"] = re.sub(r"(?<=://).*@|\?.*", "***", self.source) if "://" in self.source else self.source
+        return " ".join(f"{name}={value!r}" for name, value in values.items())
+
+    def _given(self) -> dict[str, Any]:
+        """Return the options that have a value."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["source"] = re.sub(r"(?<=://)[^/@]*@|\?.*", "***", self.source) if "://" in self.source else self.source
-        return " ".join(f"{name}={value!r}" for name, value in values.items() if value is not None)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def read_config(arguments: Sequence[str] | None = None) -> Config:

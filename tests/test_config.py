@@ -69,7 +69,7 @@ def test_config_every_option_is_a_toml_key_with_underscores(toml: Path) -> None:
         encoding="utf-8",
     )
     config = read_config(["--config", str(toml)])
-    defaults = dataclasses.asdict(Config(source=""))
+    defaults = dataclasses.asdict(Config(source="demo"))
     assert all(value != defaults[key] for key, value in dataclasses.asdict(config).items())
     assert (config.duration, config.frames, config.loop) == (2.0, 0.5, True)
     assert type(config.duration) is float
@@ -99,6 +99,8 @@ def test_config_without_source_is_refused() -> None:
         (["--sourc", "demo"], "--sourc"),  # no abbreviations: they would break when an option is added
         (["demo"], "unrecognized arguments: demo"),
         (["--source"], "expected one argument"),
+        (["--source", ""], "--source is ''"),
+        (["--engine", ""], "--engine is ''"),
         (["--hop", "x"], "invalid int value: 'x'"),
         (["--hop", "1.5"], "invalid int value"),
         (["--hop", "0"], "--hop is 0; it must be 1 or more"),
@@ -113,6 +115,7 @@ def test_config_without_source_is_refused() -> None:
         (["--frames", "-1"], "--frames is -1.0"),
         (["--frames", "nan"], "--frames is nan"),
         (["--frames", "inf"], "--frames is inf"),
+        (["--max-windows", "99999999999999999999"], "--max-windows is 99999999999999999999; that is too large"),
         (["--wait-subscribers", "-1"], "--wait-subscribers is -1"),
         (["--stream", ""], "--stream is ''"),
         (["--stream", "a b"], "--stream is 'a b'"),
@@ -145,6 +148,7 @@ def test_config_wrong_option_is_refused_by_name(arguments: list[str], said: str)
         ("duration = '3 s'", "duration is '3 s'; it must be of type float"),
         ("device = 0", "device is 0; it must be of type str"),
         ("source = ['a', 'b']", "it must be of type str"),
+        ('engine = "a\\u0000b"', r"--engine is 'a\x00b'"),
         ("hop = 0", "--hop is 0; it must be 1 or more"),
         ("frames = nan", "--frames is nan"),
         ("hop = ", "must be a TOML file"),
@@ -180,6 +184,18 @@ def test_config_is_frozen_and_describes_itself_in_one_line() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.hop = 5  # type: ignore[misc]
     assert re.fullmatch(r"source='my file\.mp4' engine=.* hop=4 .*", config.describe())
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("rtsp://user:p@ss/word@host/x", "rtsp://***host/x"),
+        ("rtsp://host/x?password=secret", "rtsp://host/x***"),
+        ("rtsp://host/x", "rtsp://host/x"),
+    ],
+)
+def test_config_describes_itself_without_credentials(source: str, told: str) -> None:
+    assert f"source='{told}'" in read_config(["--source", source]).describe()
 
 
 def test_help_fits_a_screen_names_every_option_and_shows_an_example(
