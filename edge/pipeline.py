@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import select
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge import __version__, wire
@@ -46,7 +47,7 @@ class Pipeline:
         self._is_lossless = config.pace == "max" and not source.info.is_live
         self._queue = ClipQueue(bundle.num_frames, config.hop, is_lossless=self._is_lossless)
         self._stop = threading.Event()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self._wake_fd, self._waker_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_engine_ready = threading.Event()
         self._stop_reason: str | None = None
         self._failure: Exception | None = None
@@ -54,6 +55,7 @@ class Pipeline:
         self._ended = threading.Lock()
         self._engine_spec: EngineSpec | None = None
         self._last_status: wire.Header = {}
+        self._status_file_trouble: str | None = None
 
     def run(self) -> None:
         """Play the stream to its end, or until `stop`.
@@ -68,7 +70,8 @@ class Pipeline:
         self._publisher.start(self._status_header, self._guard)
         for thread in threads:
             thread.start()
-        self._supervise(threads)
+        with _woken_by_signals(self._waker_fd):
+            self._supervise(threads)
         self._end(threads)
         if self._failure is not None:
             raise self._failure
@@ -80,8 +83,8 @@ class Pipeline:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed: the stream has ended already
-            os.eventfd_write(self._wake_fd, 1)
+        with contextlib.suppress(OSError):  # full: it is awake; closed: the stream has ended already
+            os.write(self._waker_fd, b"\0")
 
     def _supervise(self, threads: list[threading.Thread]) -> None:
         deadline_s: float | None = None
@@ -94,7 +97,7 @@ class Pipeline:
                 return
             select.select([self._wake_fd], [], [], min(remaining_s, STATUS_INTERVAL_S))
             with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake_fd)
+                os.read(self._wake_fd, 4096)
             self._write_status_file()
 
     def _end(self, threads: list[threading.Thread]) -> None:
@@ -114,7 +117,8 @@ class Pipeline:
         else:
             self._publisher.close(State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
         self._write_status_file()
-        os.close(self._wake_fd)
+        for fd in (self._wake_fd, self._waker_fd):
+            os.close(fd)
 
     def _work(self, body: Callable[[], None]) -> None:
         """Run the body of capture or inference: when one ends, the other is let run dry."""
@@ -219,8 +223,12 @@ class Pipeline:
         try:
             temporary.write_text(json.dumps(self._last_status) + "\n", encoding="utf-8")
             temporary.replace(path)
+            trouble = None
         except OSError as exc:
-            _log.warning("status file %s cannot be written: %s", path, exc.strerror)
+            trouble = exc.strerror
+        if trouble and trouble != self._status_file_trouble:
+            _log.warning("status file %s cannot be written: %s", path, trouble)
+        self._status_file_trouble = trouble
 
     def _tell_end(self) -> None:
         counters = self._meters.counters
@@ -238,3 +246,16 @@ class Pipeline:
             counters["published"],
             counters["skipped"],
         )
+
+
+@contextlib.contextmanager
+def _woken_by_signals(fd: int) -> Iterator[None]:
+    """Let a signal write to a descriptor, so that one that comes just before a wait begins ends that wait too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)

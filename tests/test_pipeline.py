@@ -1,7 +1,10 @@
 """The supervisor: what ends a run, and what is said of it."""
 
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +74,42 @@ def test_pipeline_stopped_after_its_end_does_nothing(trivial_bundle: Path) -> No
 
     pipeline.stop("too late")
     assert publisher.last_word == (State.NO_SIGNAL, "--max-windows 3 is reached")
+
+
+def test_pipeline_signal_that_another_thread_takes_ends_the_wait(
+    trivial_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.pipeline.STATUS_INTERVAL_S", 3600.0)  # what the wait would last otherwise
+    pipeline, publisher = _pipeline(trivial_bundle)
+    publish = publisher.publish_prediction
+    waiting = threading.Event()
+
+    def send_signal() -> None:
+        waiting.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def publish_and_tell(*arguments: Any, **named: Any) -> None:
+        publish(*arguments, **named)
+        waiting.set()
+
+    monkeypatch.setattr(publisher, "publish_prediction", publish_and_tell)
+    before = signal.signal(signal.SIGUSR1, lambda *_: pipeline.stop("stopped by a signal"))
+    thread = threading.Thread(target=send_signal)
+    thread.start()
+    try:
+        pipeline.run()
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+    assert publisher.last_word == (State.NO_SIGNAL, "stopped by a signal")
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_pipeline_status_file_that_cannot_be_written_is_told_once(
+    trivial_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline, _ = _pipeline(trivial_bundle, max_windows=3, status_file=str(tmp_path / "missing" / "status.json"))
+    pipeline.run()
+
+    assert caplog.text.count("cannot be written") == 1
