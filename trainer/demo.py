@@ -9,9 +9,9 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from trainer.demo_data import FRAME_INTERVAL_MS, SPEC, Sweep, render_sweeps
 from trainer.demo_evaluate import best_threshold, evaluate, summarise
 from trainer.export import export_bundle
 from trainer.models.tin import TIN
+
+T = TypeVar("T")
 
 NAME = "demo-tin-r18"
 INTENDED_USE = (
@@ -116,6 +118,11 @@ def draw_batch(sweeps: Sequence[Sweep], indices: Sequence[int], generator: torch
     return clips, torch.tensor([sweeps[index].label for index in indices]), coverage
 
 
+def progress(items: Iterable[T], total: int, what: str, console: Console) -> Iterable[T]:
+    """Show how far a loop is, where somebody can see it."""
+    return track(items, what, total=total, console=console, transient=True, disable=not console.is_terminal)
+
+
 def fit(sweeps: Sequence[Sweep], console: Console) -> TIN:
     """Train the network from a fixed start, in a fixed order."""
     torch.manual_seed(0)
@@ -130,7 +137,7 @@ def fit(sweeps: Sequence[Sweep], console: Console) -> TIN:
     for epoch in range(NUM_EPOCHS):
         order = torch.randperm(len(sweeps), generator=generator).tolist()
         losses = []
-        for step in track(range(num_steps), f"epoch {epoch + 1} of {NUM_EPOCHS}", console=console, transient=True):
+        for step in progress(range(num_steps), num_steps, f"epoch {epoch + 1} of {NUM_EPOCHS}", console):
             batch = draw_batch(sweeps, order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE], generator)
             loss = loss_of(model, *batch)
             optimizer.zero_grad()
@@ -145,8 +152,7 @@ def fit(sweeps: Sequence[Sweep], console: Console) -> TIN:
 def render(seeds: range, labels: Sequence[int] | None, num_frames: int, what: str, console: Console) -> list[Sweep]:
     """Render each seed with each of the labels, or with its own (`seed % 2`)."""
     keys = [(seed, label) for seed in seeds for label in (labels or [seed % 2])]
-    sweeps = render_sweeps(keys, num_frames)
-    return list(track(sweeps, f"rendering {what} sweeps", total=len(keys), console=console, transient=True))
+    return list(progress(render_sweeps(keys, num_frames), len(keys), f"rendering {what} sweeps", console))
 
 
 def reference_clips(sweeps: Sequence[Sweep]) -> npt.NDArray[np.float32]:
@@ -198,10 +204,10 @@ def main() -> None:
     console = Console()
     model = fit(render(TRAIN_SEEDS, (0, 1), NUM_TRAIN_FRAMES, "training", console), console)
     validation_sweeps = render(VALIDATION_SEEDS, None, NUM_TEST_FRAMES, "validation", console)
-    validation = evaluate(model, track(validation_sweeps, "validating", console=console, transient=True))
+    validation = evaluate(model, progress(validation_sweeps, len(validation_sweeps), "validating", console))
     threshold = best_threshold(validation)
     test_sweeps = render(TEST_SEEDS, None, NUM_TEST_FRAMES, "held-out", console)
-    test = evaluate(model, track(test_sweeps, "measuring", console=console, transient=True))
+    test = evaluate(model, progress(test_sweeps, len(test_sweeps), "measuring", console))
     held_out = summarise(test, threshold)
     export_bundle(
         model,
