@@ -51,6 +51,7 @@ class Pipeline:
         self._is_engine_ready = threading.Event()
         self._stop_reason: str | None = None
         self._failure: Exception | None = None
+        self._loss: EdgeError | None = None
         self._num_ended = 0
         self._ended = threading.Lock()
         self._engine_spec: EngineSpec | None = None
@@ -72,6 +73,7 @@ class Pipeline:
             thread.start()
         with _woken_by_signals(self._waker_fd):
             self._supervise(threads)
+        self._failure = self._failure or self._loss
         self._end(threads)
         if self._failure is not None:
             raise self._failure
@@ -156,7 +158,10 @@ class Pipeline:
         loop = CaptureLoop(
             self._source, self._queue, self._meters, settings, stop=self._stop, on_frame=self._publish_frame
         )
-        loop.run()
+        try:
+            loop.run()
+        except EdgeError as exc:
+            self._loss = exc  # not yet a failure: what came before it is still worth its predictions
 
     def _inference_thread(self) -> None:
         engine = load_engine(self._bundle, self._config.backend, self._config.device)

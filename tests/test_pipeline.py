@@ -2,10 +2,12 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge.config import Config
@@ -25,10 +27,15 @@ STREAM = "main"
 class LostSource:
     """A source that is lost after its first frames."""
 
-    info = SourceInfo("lost", 33.3, is_live=True)
+    info = SourceInfo("lost", 33.3, is_live=False)
+
+    def __init__(self, num_frames: int = 0) -> None:
+        self._num_frames = num_frames
 
     def frames(self) -> Iterator[Frame]:
-        yield from ()
+        pixels = np.zeros((64, 64), np.uint8)
+        for index in range(self._num_frames):
+            yield Frame(pixels, index, index * 33_000_000, t_capture_ns=time.monotonic_ns(), t_wall_ns=time.time_ns())
         raise SourceError("the cable is out; plug it in")
 
     def close(self) -> None:
@@ -48,6 +55,20 @@ def test_pipeline_whose_source_is_lost_says_so_in_its_last_state(trivial_bundle:
     with pytest.raises(SourceError, match="plug it in"):
         pipeline.run()
     assert publisher.last_word == (State.FAULT, "the cable is out; plug it in")
+
+
+def test_pipeline_whose_source_is_lost_publishes_what_came_before(
+    trivial_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, publisher = _pipeline(trivial_bundle, LostSource(num_frames=40))
+    published: list[int] = []
+    monkeypatch.setattr(
+        publisher, "publish_prediction", lambda prediction, **_: published.append(prediction.window.last_index)
+    )
+
+    with pytest.raises(SourceError, match="plug it in"):
+        pipeline.run()
+    assert published == list(range(15, 40))
 
 
 def test_pipeline_whose_publisher_dies_ends_with_what_killed_it(
