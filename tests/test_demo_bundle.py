@@ -62,9 +62,9 @@ def test_is_inside_node_agrees_with_the_mask_cell_by_cell():
     phantom = Phantom(3)
     index = max(range(32), key=lambda i: phantom.mask(i).sum())
     coverage = node_coverage(phantom, index)
-    inside = np.array(
-        [[is_inside_node(phantom, index, (row, column), (32, 32)) for column in range(32)] for row in range(32)]
-    )
+    inside = np.zeros((32, 32), bool)
+    for row, column in np.ndindex(32, 32):
+        inside[row, column] = is_inside_node(phantom, index, (row, column), (32, 32))
     assert 5 < inside.sum() < 300
     assert inside[coverage == 255].all()
     assert not inside[coverage == 0].any()
