@@ -50,6 +50,7 @@ class Pipeline:
         self._wake_fd, self._waker_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_engine_ready = threading.Event()
         self._stop_reason: str | None = None
+        self._is_hurried = False
         self._failure: Exception | None = None
         self._loss: EdgeError | None = None
         self._num_ended = 0
@@ -80,7 +81,11 @@ class Pipeline:
         self._tell_end()
 
     def stop(self, reason: str) -> None:
-        """Ask the stream to end. Takes no lock, so that a signal handler may call it."""
+        """Ask the stream to end at once. Takes no lock, so that a signal handler may call it."""
+        self._is_hurried = True
+        self._finish(reason)
+
+    def _finish(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason
         self._wake()
 
@@ -95,7 +100,7 @@ class Pipeline:
                 deadline_s = time.monotonic() + self._config.duration
             remaining_s = STATUS_INTERVAL_S if deadline_s is None else deadline_s - time.monotonic()
             if remaining_s <= 0:
-                self.stop(f"--duration {self._config.duration:g} s is over")
+                self._finish(f"--duration {self._config.duration:g} s is over")
                 return
             select.select([self._wake_fd], [], [], min(remaining_s, STATUS_INTERVAL_S))
             with contextlib.suppress(BlockingIOError):
@@ -114,10 +119,10 @@ class Pipeline:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
                 _log.warning("thread %s did not end within %g s", thread.name, _JOIN_S)
+        last_word = (State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
         if self._failure is not None:
-            self._publisher.close(State.FAULT, str(self._failure))
-        else:
-            self._publisher.close(State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
+            last_word = (State.FAULT, str(self._failure))
+        self._publisher.close(*last_word, is_patient=self._is_lossless and not self._is_hurried)
         self._write_status_file()
         for fd in (self._wake_fd, self._waker_fd):
             os.close(fd)
@@ -187,7 +192,7 @@ class Pipeline:
         )
         loop.run(self._config.max_windows)
         if self._meters.counters["inferred"] == self._config.max_windows:
-            self.stop(f"--max-windows {self._config.max_windows} is reached")
+            self._finish(f"--max-windows {self._config.max_windows} is reached")
 
     def _publish_frame(self, frame: Frame, roi: Rect, jpeg: bytes) -> None:
         header: wire.Header = {

@@ -23,7 +23,8 @@ from edge.prediction import Prediction, State
 _log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 1.0
-_LINGER_MS = 500
+_LINGER_MS, _LINGER_PATIENT_MS = 500, 5000
+"""How long the end waits for readers to fetch what is theirs; for those that are there and read, it is no wait."""
 _JOIN_S = 2.0
 _SUBSCRIPTIONS = {b"\x01": 1, b"\x00": -1}
 """First byte of what a subscriber sends (ZMTP 3.1, section "Subscriptions"); anything else is no subscription."""
@@ -80,7 +81,7 @@ class Publisher:
                 stack.callback(self._socket.close)  # before its authenticator stops
             self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
             self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
-            self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+            self._socket.setsockopt(zmq.LINGER, 0)
             _bind(self._socket, address)
             self.address = str(self._socket.get_string(zmq.LAST_ENDPOINT))
             self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -123,8 +124,14 @@ class Publisher:
         with self._subscribed:
             self._subscribed.notify_all()
 
-    def close(self, state: State, reason: str) -> None:
-        """Send what is left and, as the last message of all, a status; close the socket. Idempotent."""
+    def close(self, state: State, reason: str, *, is_patient: bool = False) -> None:
+        """Send what is left and, as the last message of all, a status; close the socket. Idempotent.
+
+        Args:
+            state: The last state.
+            reason: Why it is the last.
+            is_patient: Wait for slow readers; a signal ends the wait.
+        """
         if self._is_closing.is_set():
             return
         self.last_word = state, reason
@@ -134,6 +141,7 @@ class Publisher:
             self._thread.join(_JOIN_S)
             if self._thread.is_alive():
                 _log.warning("thread %s did not end within %g s", self._thread.name, _JOIN_S)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_PATIENT_MS if is_patient else _LINGER_MS)
         self._resources.close()
 
     def _hand_over(self, send: Callable[[], None]) -> None:

@@ -117,6 +117,23 @@ def _wait_for_subscribers(publisher: Publisher, number: int) -> None:
     assert is_there, f"{number} subscribers did not come"
 
 
+def test_publisher_closed_patiently_waits_for_a_slow_reader(
+    open_publisher: Open, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.publish._LINGER_MS", 0)  # an impatient end drops what the kernel has no room for
+    publisher = open_publisher()
+    reader = subscribe(publisher, "", rcvhwm=1)
+    _wait_for_subscribers(publisher, 1)
+    for index in range(200):
+        publisher.publish_frame({"stream": "main", "index": index}, bytes(200_000))
+    closing = threading.Thread(target=publisher.close, args=(State.NO_SIGNAL, "the end"), kwargs={"is_patient": True})
+    closing.start()
+    indices = [header["index"] for topic, header in _receive_until_last(reader) if topic == "frame.main"]
+    closing.join()
+
+    assert indices == list(range(200))
+
+
 def test_publisher_prediction_arrives_with_its_heatmap_and_total_latency(
     open_publisher: Open, subscribe: Subscribe
 ) -> None:
