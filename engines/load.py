@@ -5,7 +5,7 @@ from typing import Protocol, cast
 
 from engines.bundle import Bundle
 from engines.engine import Engine
-from engines.errors import BackendError
+from engines.errors import BackendError, EngineError
 from engines.parity import check_parity
 
 BACKENDS = {
@@ -39,7 +39,12 @@ def load_engine(bundle: Bundle, backend: str = "auto", device: str | None = None
     if name not in BACKENDS:
         raise BackendError(f"backend {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}")
     module = cast(_BackendModule, importlib.import_module(BACKENDS[name]))
-    engine = module.create(bundle, device)
+    try:
+        engine = module.create(bundle, device)
+    except MemoryError as exc:
+        raise EngineError(
+            f"{bundle.path}: clips of {bundle.clip_tchw} do not fit into this machine's memory; export the bundle again"
+        ) from exc
     try:
         engine.warmup()
         check_parity(engine, bundle)

@@ -1,12 +1,13 @@
 """The OpenVINO engine with a network whose output tells which frames it saw, and in which order."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from engines import Bundle, Engine, PreprocessSpec, load_bundle
+from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
 from engines.bundle import write_manifest
 from engines.errors import BackendError, EngineError
 from engines.openvino_engine import OpenVinoEngine, create
@@ -166,3 +167,10 @@ def test_engine_model_that_cannot_run_is_refused_by_file(folder: Path, tmp_path:
     with pytest.raises(EngineError, match=r"OpenVINO cannot load .*odd/model\.onnx on CPU: ") as caught:
         create(bundle)
     assert "\n" not in str(caught.value)
+
+
+def test_engine_whose_clips_are_larger_than_memory_is_refused(folder: Path) -> None:
+    endless = dataclasses.replace(load_bundle(folder), num_frames=10**12)
+
+    with pytest.raises(EngineError, match="do not fit into this machine's memory"):
+        load_engine(endless, "openvino")
