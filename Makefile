@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SECONDS_TO_PLAY ?= 20
 BIN := .venv/bin
+BENCH_VIDEO := videos/000000.mp4
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format types bench demo-bundle clean
@@ -31,8 +32,19 @@ format: .venv/.tested ## Mend style and format.
 types: .venv/.tested ## Check types, strictly, of edge and engines.
 	$(BIN)/mypy
 
-bench: .venv/.tested ## Measure the numbers of docs/benchmarks.md on this machine.
-	$(BIN)/python -m tools.bench_all
+bench: build/bench/trivial ## Measure the numbers of docs/benchmarks.md on this machine (5 minutes; leave it alone).
+	$(BIN)/edge-bench engine engines/demo
+	$(BIN)/edge-bench pipeline --source build/bench/720p/$(BENCH_VIDEO) --seconds 60
+	$(BIN)/edge-bench pipeline --source demo --pace max --seconds 30
+	$(BIN)/edge-bench pipeline --source build/bench/480p/$(BENCH_VIDEO) --engine build/bench/trivial --pace max --seconds 60 --max-windows 20000
+	$(BIN)/edge-bench pipeline --source demo --pace max --seconds 600 --max-windows 20000
+
+build/bench/trivial: .venv/.tested
+	rm -rf build/bench
+	mkdir -p build/bench
+	$(BIN)/edge-phantom build/bench/720p --num-videos 1 --num-frames 300 --size 1280x720 --seed 1
+	$(BIN)/edge-phantom build/bench/480p --num-videos 1 --num-frames 300 --size 640x480 --seed 1
+	$(BIN)/python -m tools.trivial build/bench/trivial
 
 demo-bundle: .venv/.tested ## Train the demo bundle anew, on synthetic phantom sweeps alone.
 	$(BIN)/python -m trainer.demo --out engines/demo
