@@ -21,7 +21,7 @@ import zmq
 
 from edge.commandline import print_line
 from edge.connection import Connection
-from edge.curve import check_form, secure_client
+from edge.curve import check_form, is_ipv6, secure_client
 from edge.errors import ConfigError, SourceError, WireError
 from edge.messages import AnyMessage, Arrival, PredictionMessage, StatusMessage, read_message
 from edge.prediction import State
@@ -180,6 +180,7 @@ class Subscriber:
             if kind not in KINDS:
                 raise ValueError(f"kind {kind!r}; allowed are {', '.join(KINDS)}")
             self._socket.subscribe(f"{kind}.{self._stream or ''}")
+        self._socket.ipv6 = is_ipv6(self.address)
         try:
             self._socket.connect(self.address)
         except zmq.ZMQError as exc:

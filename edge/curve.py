@@ -62,6 +62,11 @@ def check_form(address: str) -> None:
     _host(address)
 
 
+def is_ipv6(address: str) -> bool:
+    """Whether the address is an IPv6 one, which a socket must be told."""
+    return address.startswith("tcp://[")
+
+
 def secure_server(socket: Socket, folder: Path) -> ThreadAuthenticator:
     """Make a socket that is not yet bound accept the folder's clients alone.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import zmq
 
 from edge import wire
-from edge.curve import check_address, secure_server
+from edge.curve import check_address, is_ipv6, secure_server
 from edge.errors import BindError, ConfigError
 from edge.meters import Meters
 from edge.prediction import Prediction, State
@@ -214,6 +214,7 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> None:
     try:
         if _is_served(address):
             raise zmq.ZMQError(errno.EADDRINUSE)
+        socket.ipv6 = is_ipv6(address)
         socket.bind(address)
     except zmq.ZMQError as exc:
         if exc.errno in (errno.EINVAL, zmq.EPROTONOSUPPORT, zmq.ENOCOMPATPROTO):

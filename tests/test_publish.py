@@ -117,6 +117,14 @@ def _wait_for_subscribers(publisher: Publisher, number: int) -> None:
     assert is_there, f"{number} subscribers did not come"
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_publisher_on_ipv6_loopback_is_read(open_publisher: Open, quick_status: None) -> None:
+    publisher = open_publisher("tcp://[::1]:*")
+
+    with Subscriber(publisher.address) as subscriber:
+        assert isinstance(subscriber.receive(WAIT_S), StatusMessage)
+
+
 def test_publisher_closed_patiently_waits_for_a_slow_reader(
     open_publisher: Open, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
