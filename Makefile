@@ -57,11 +57,13 @@ clean: ## Remove .venv and what the tools wrote.
 	$(PYTHON) -m venv .venv || (rm -rf .venv && apt-get update && apt-get install -y python3-venv && $(PYTHON) -m venv .venv)
 
 .venv/.installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable .
+	@echo "Installing into .venv, about a minute ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 # torch goes first and by its exact version: whatever depends on it must not choose another
 .venv/.tested: .venv/.installed
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[train,test]'
+	@echo "Installing torch and the test tools into .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
 	@touch $@
