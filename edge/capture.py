@@ -21,6 +21,7 @@ from engines import PreprocessSpec
 _log = logging.getLogger(__name__)
 
 _MAX_LATE_NS = 10**9
+_DECODE_FACTOR, _DECODE_MARGIN_NS, _DECAY = 2, 2_000_000, 0.95
 _JPEG_QUALITY = 90
 
 OnFrame = Callable[[Frame, Rect, bytes], None]
@@ -30,18 +31,41 @@ class Pacer:
     """Lets a recording's frames through when they are due, as a camera would give them.
 
     A frame that was decoded in time counts as captured when it was due; one that was decoded late, when it came.
+    Decoding starts as late as it can, so that it does not take the cores from the inference of the frame before: a
+    camera would not either.
     """
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, frame_interval_ms: float) -> None:
         self._stop = stop
+        self._interval_ns = round(frame_interval_ms * 1e6)
         self._offset_ns: int | None = None
+        self._last_due_ns = 0
+        self._decode_ns = 0.0
+
+    def play(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Yield each frame when it is due."""
+        while True:
+            self._rest()
+            t_start_ns = time.monotonic_ns()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            self._decode_ns = max(time.monotonic_ns() - t_start_ns, _DECAY * self._decode_ns)
+            yield self.pace(frame)
+
+    def _rest(self) -> None:
+        """Wait until the next frame must be decoded, judged by the slowest of the last ones."""
+        rest_ns = self._last_due_ns + self._interval_ns - _DECODE_FACTOR * self._decode_ns - _DECODE_MARGIN_NS
+        rest_ns -= time.monotonic_ns()
+        if rest_ns > 0:
+            self._stop.wait(rest_ns / 1e9)
 
     def pace(self, frame: Frame) -> Frame:
         """Wait until the frame is due and return it with that capture time."""
         now_ns = time.monotonic_ns()
         if self._offset_ns is None or now_ns - frame.t_media_ns - self._offset_ns > _MAX_LATE_NS:
             self._offset_ns = now_ns - frame.t_media_ns
-        due_ns = frame.t_media_ns + self._offset_ns
+        due_ns = self._last_due_ns = frame.t_media_ns + self._offset_ns
         if due_ns <= now_ns:
             return frame
         self._stop.wait((due_ns - now_ns) / 1e9)
@@ -182,9 +206,10 @@ class CaptureLoop:
 
     def _frames(self) -> Iterator[tuple[Frame, int]]:
         """Yield each frame at its time, with the monotonic time at which it was in our hands."""
-        pacer = Pacer(self._stop) if self._settings.is_realtime and not self._source.info.is_live else None
-        for decoded in self._source.frames():
-            frame = pacer.pace(decoded) if pacer else decoded
+        frames = self._source.frames()
+        if self._settings.is_realtime and not self._source.info.is_live:
+            frames = Pacer(self._stop, self._source.info.frame_interval_ms).play(frames)
+        for frame in frames:
             if self._stop.is_set():
                 return
             t_got_ns = time.monotonic_ns()

@@ -279,8 +279,32 @@ def test_pacer_capture_times(
     monkeypatch: pytest.MonkeyPatch, decoded: list[tuple[float, float]], expected_ms: list[float]
 ) -> None:
     clock = Clock(monkeypatch)
-    clock.pacer = Pacer(clock)  # type: ignore[attr-defined, arg-type]
+    clock.pacer = Pacer(clock, GRID_MS)  # type: ignore[attr-defined, arg-type]
     assert [_pace(clock, t_media_ms, decode_ms) for t_media_ms, decode_ms in decoded] == expected_ms
+
+
+@pytest.mark.parametrize(
+    ("decode_ms", "earliest_ms"),
+    [(1, 36), (5, 28), (18, 2), (30, 0)],  # twice its own time and 2 ms before the frame is due, if that is not past
+)
+def test_pacer_decodes_shortly_before_the_frame_is_due(
+    decode_ms: float, earliest_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    asked_ns: list[int] = []
+
+    def decode() -> Iterator[Frame]:
+        for frame in _frames(10):
+            asked_ns.append(clock.now_ns)
+            clock.wait(decode_ms / 1e3)
+            yield frame.replace(t_capture_ns=clock.now_ns)
+
+    played = list(Pacer(clock, GRID_MS).play(decode()))  # type: ignore[arg-type]
+
+    captured_ns = [frame.t_capture_ns for frame in played]
+    assert np.diff(captured_ns).tolist() == [GRID_MS * 1e6] * 9
+    after_the_last_ms = [(asked - due) / 1e6 for asked, due in zip(asked_ns[1:], captured_ns, strict=False)]
+    assert after_the_last_ms == pytest.approx([earliest_ms] * 9, abs=0.01)
 
 
 @pytest.mark.parametrize("rate_hz", [1, 5, 7, 10, 12.5, 29, 30])
