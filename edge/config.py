@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "edge-infer --source demo --frames 10   (then, elsewhere: edge-watch)",
     )
     parser.argument_default = argparse.SUPPRESS
+    parser.usage = "edge-infer --source URI [options]"
     add = parser.add_argument
     add("--source", metavar="URI", help="video file, .dcm file, folder of images, phantom:SEED, or demo")
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")

@@ -121,11 +121,12 @@ class InferenceLoop:
         self._on_prediction = on_prediction
         self._on_state = on_state
         self._num_skipped = 0
+        self._told: tuple[State, str] | None = None
 
     def run(self, max_windows: int | None = None) -> None:
         """Run until the queue ends, or until `max_windows` predictions were given."""
         for prediction in itertools.islice(self._predictions(), max_windows):
-            self._on_state(State.LIVE, "")
+            self._tell(State.LIVE, "")
             self._on_prediction(prediction)
 
     def _predictions(self) -> Iterator[Prediction]:
@@ -136,7 +137,7 @@ class InferenceLoop:
             for place, frame in enumerate(frames):
                 if frame.reset_reason is not None:
                     self._engine.reset()
-                    self._on_state(State.WARMUP, frame.reset_reason)
+                    self._tell(State.WARMUP, frame.reset_reason)
                 t_start_ns = time.monotonic_ns()
                 self._engine.push(frame.frame_chw)
                 if frame.window is None:
@@ -145,6 +146,11 @@ class InferenceLoop:
                     yield self._infer(frame, frame.window, t_start_ns)
                 else:
                     self._skip(1)
+
+    def _tell(self, state: State, reason: str) -> None:
+        if (state, reason) != self._told:
+            self._told = state, reason
+            self._on_state(state, reason)
 
     def _skip(self, number: int) -> None:
         self._num_skipped += number

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -53,6 +54,7 @@ class Pipeline:
         self._is_hurried = False
         self._failure: Exception | None = None
         self._loss: EdgeError | None = None
+        self._deadline_s = math.inf
         self._num_ended = 0
         self._ended = threading.Lock()
         self._engine_spec: EngineSpec | None = None
@@ -94,11 +96,8 @@ class Pipeline:
             os.write(self._waker_fd, b"\0")
 
     def _supervise(self, threads: list[threading.Thread]) -> None:
-        deadline_s: float | None = None
         while self._num_ended < len(threads) and self._stop_reason is None and self._failure is None:
-            if deadline_s is None and self._config.duration is not None and self._meters.counters["captured"]:
-                deadline_s = time.monotonic() + self._config.duration
-            remaining_s = STATUS_INTERVAL_S if deadline_s is None else deadline_s - time.monotonic()
+            remaining_s = self._deadline_s - time.monotonic()
             if remaining_s <= 0:
                 self._finish(f"--duration {self._config.duration:g} s is over")
                 return
@@ -121,7 +120,8 @@ class Pipeline:
                 _log.warning("thread %s did not end within %g s", thread.name, _JOIN_S)
         last_word = (State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
         if self._failure is not None:
-            last_word = (State.FAULT, str(self._failure))
+            info = self._source.info
+            last_word = (State.FAULT, str(self._failure).replace(info.name, info.public_name))
         self._publisher.close(*last_word, is_patient=self._is_lossless and not self._is_hurried)
         self._write_status_file()
         for fd in (self._wake_fd, self._waker_fd):
@@ -151,6 +151,9 @@ class Pipeline:
         self._publisher.wait_for_subscribers(self._config.wait_subscribers, self._stop.is_set)
         if self._stop.is_set():
             return
+        if self._config.duration is not None:
+            self._deadline_s = time.monotonic() + self._config.duration
+            self._wake()
         settings = CaptureSettings(
             roi=parse_roi(self._config.roi),
             preprocess=self._bundle.preprocess,
@@ -218,7 +221,7 @@ class Pipeline:
             "latency_ms": self._meters.latency_percentiles_ms(),
             "fps": self._meters.fps(),
             "uptime_s": self._meters.uptime_s,
-            "source": self._source.info.name,
+            "source": self._source.info.public_name,
             "engine": wire.engine_header(self._engine_spec) if self._engine_spec else None,
             "version": __version__,
         }

@@ -90,6 +90,18 @@ def test_infer_states_are_told_in_order(video: Path, trivial_bundle: Path) -> No
     assert kinds[told_live] == "status"
 
 
+def test_infer_publishes_no_file_name_for_it_may_be_a_patients(
+    video: Path, trivial_bundle: Path, tmp_path: Path
+) -> None:
+    named = shutil.copy(video, tmp_path / "DOE_JANE.mp4")
+    recording = record("--source", str(named), "--engine", str(trivial_bundle), "--pace", "max", "--frames", "30")
+
+    assert len(recording.predictions) == 25
+    assert {message.header["source"] for message in recording.of("status")} == {"video file"}
+    assert not [message for message in recording.messages if "DOE" in str(message)]
+    assert "DOE_JANE.mp4" in recording.stderr  # the log stays on this host
+
+
 def test_infer_video_shorter_than_a_clip_says_so_and_exits_0(short_video: Path, trivial_bundle: Path) -> None:
     recording = record("--source", str(short_video), "--engine", str(trivial_bundle), "--pace", "max")
 

@@ -27,7 +27,7 @@ STREAM = "main"
 class LostSource:
     """A source that is lost after its first frames."""
 
-    info = SourceInfo("lost", 33.3, is_live=False)
+    info = SourceInfo("DOE_JANE.mp4", 33.3, is_live=False, kind="video file")
 
     def __init__(self, num_frames: int = 0) -> None:
         self._num_frames = num_frames
@@ -36,7 +36,7 @@ class LostSource:
         pixels = np.zeros((64, 64), np.uint8)
         for index in range(self._num_frames):
             yield Frame(pixels, index, index * 33_000_000, t_capture_ns=time.monotonic_ns(), t_wall_ns=time.time_ns())
-        raise SourceError("the cable is out; plug it in")
+        raise SourceError("DOE_JANE.mp4: the cable is out; plug it in")
 
     def close(self) -> None:
         pass
@@ -54,7 +54,7 @@ def test_pipeline_whose_source_is_lost_says_so_in_its_last_state(trivial_bundle:
 
     with pytest.raises(SourceError, match="plug it in"):
         pipeline.run()
-    assert publisher.last_word == (State.FAULT, "the cable is out; plug it in")
+    assert publisher.last_word == (State.FAULT, "video file: the cable is out; plug it in")
 
 
 def test_pipeline_whose_source_is_lost_publishes_what_came_before(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media import write_video
 from PIL import Image
 from source_files import dataset, noise, play, write_dicom, write_movie
 
 from edge.errors import ConfigError, EdgeError, SourceError
 from edge.sources import open_source
+from edge.sources.looped import LoopedSource
 
 
 def test_demo_plays_on_and_on() -> None:
@@ -138,3 +140,29 @@ def test_loop_damaged_file_warns_once(tmp_path: Path, caplog: pytest.LogCaptureF
     frames = list(itertools.islice(open_source(str(path), loop=True).frames(), 10))
     assert len(frames) == 10
     assert len(caplog.records) == 1
+
+
+def test_loop_of_a_short_recording_decodes_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = LoopedSource(open_source(str(write_video(tmp_path / "short.mp4", 5))))
+    rounds: list[int] = []
+    decode = source._source.frames
+    monkeypatch.setattr(source._source, "frames", lambda: rounds.append(1) or decode())
+
+    frames = list(itertools.islice(source.frames(), 20))
+
+    assert len(rounds) == 1
+    assert [frame.index for frame in frames] == list(range(20))
+    for place in range(5, 20):
+        np.testing.assert_array_equal(frames[place].pixels, frames[place - 5].pixels)
+        assert frames[place].t_capture_ns > frames[place - 1].t_capture_ns
+        assert frames[place].t_media_ns - frames[place - 1].t_media_ns == pytest.approx(1e9 / 30, rel=1e-3)
+
+
+def test_loop_of_a_long_recording_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.sources.looped.MAX_KEPT_BYTES", 4 * 320 * 240 * 3)
+    source = LoopedSource(open_source(str(write_video(tmp_path / "long.mp4", 5))))
+
+    frames = list(itertools.islice(source.frames(), 12))
+
+    assert source._kept is None
+    np.testing.assert_array_equal(frames[11].pixels, frames[1].pixels)

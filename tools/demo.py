@@ -58,7 +58,7 @@ def _play(source: str, seconds: float, picture: Path, log: Path) -> None:
             _end(watch)
             _end(daemon)
     if exit_code != 0:
-        raise EdgeError(f"the daemon ended with exit code {exit_code}: {log.read_text().splitlines()[-1]}")
+        raise EdgeError(f"the daemon ended with exit code {exit_code}: {log.read_text().strip().splitlines()[-1:]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -21,6 +21,8 @@ from tools.phantom_video import FRAME_RATE_HZ, write_dicom, write_mp4
 
 MANIFEST = "manifest.csv"
 DEFAULT_NUM_FRAMES = 64
+FIRST_SEED = 1_000_000_000
+"""Beyond every seed of the demo network's training, so that no data set shares a video with it."""
 MAX_NUM_VIDEOS = 1_000_000
 """Even, so that a seed's parity is its label for every dataset seed, and no two data sets share a video."""
 FORMATS = {"mp4": write_mp4, "dcm": write_dicom}
@@ -90,7 +92,9 @@ def _write_videos(spec: DatasetSpec, num_jobs: int) -> Iterator[dict[str, Any]]:
 
 def write_video(spec: DatasetSpec, index: int) -> dict[str, Any]:
     """Write video `index` of a data set and its masks; return its row of the manifest."""
-    phantom = Phantom(spec.seed * MAX_NUM_VIDEOS + index, size_wh=spec.size_wh, frame_interval_ms=1000 / FRAME_RATE_HZ)
+    phantom = Phantom(
+        FIRST_SEED + spec.seed * MAX_NUM_VIDEOS + index, size_wh=spec.size_wh, frame_interval_ms=1000 / FRAME_RATE_HZ
+    )
     frames_thw = np.stack([phantom.frame(i) for i in range(spec.num_frames)])
     masks_thw = np.stack([phantom.mask(i) for i in range(spec.num_frames)])
     video, mask = f"videos/{index:06d}.{spec.format}", f"masks/{index:06d}.npz"

@@ -15,7 +15,7 @@ class SourceInfo:
     """What a source knows of itself before its first frame."""
 
     name: str
-    """For logs and messages: no credentials, no patient data."""
+    """For this host's log: no credentials. A file's name may hold a patient's."""
     frame_interval_ms: float
     """Nominal time between two frames."""
     is_live: bool
@@ -24,8 +24,15 @@ class SourceInfo:
     """Where the source says that the ultrasound image lies, clipped to the frame; None where it does not say."""
     num_frames: int | None = None
     """Number of frames, where it is known."""
+    kind: str = ""
+    """What may be published in place of a name that may not."""
     note: str = ""
     """One more thing to tell the user at the start, for example that the images are synthetic."""
+
+    @property
+    def public_name(self) -> str:
+        """For messages that leave the process: no credentials, no patient data."""
+        return self.kind or self.name
 
 
 class Source(Protocol):

@@ -16,7 +16,7 @@ from edge.sources.stored import Damage, Picture, StoredSource
 class DicomFile(StoredSource):
     """A DICOM image or cine."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "DICOM file") -> None:
         self._image = read_image(path)
         header = self._image.header
         check_attributes(header, path.name, ("Rows", "Columns"))
@@ -29,6 +29,7 @@ class DicomFile(StoredSource):
             is_live=False,
             region=ultrasound_region(header, (header.Columns, header.Rows)),
             num_frames=self._num_frames_stated,
+            kind=kind,
         )
         super().__init__(info)
 

@@ -41,6 +41,7 @@ class ImageFiles(StoredSource):
             frame_interval_ms=DEFAULT_INTERVAL_MS,
             is_live=False,
             num_frames=len(self._paths),
+            kind="images",
         )
         super().__init__(info)
 

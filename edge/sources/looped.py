@@ -2,18 +2,26 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 
 from edge.frame import Frame
 from edge.sources.base import Source, SourceInfo
 
+MAX_KEPT_BYTES = 64 * 2**20
+"""A recording whose frames fit into this is decoded once."""
+
 
 class LoopedSource:
-    """Plays a stored source again and again; indices and times go on as if the recording had no end."""
+    """Plays a stored source again and again; indices and times go on as if the recording had no end.
+
+    The first frame of a round is one frame interval after the last of the round before: a window may span that seam.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._closed = threading.Event()
+        self._kept: list[Frame] | None = None
 
     @property
     def info(self) -> SourceInfo:
@@ -25,10 +33,32 @@ class LoopedSource:
         index, t_next_ns = 0, 0
         while not self._closed.is_set():
             t_start_ns = t_next_ns
-            for frame in self._source.frames():
+            for frame in self._round():
                 t_media_ns = t_start_ns + frame.t_media_ns
                 yield frame.replace(index=index, t_media_ns=t_media_ns)
                 index, t_next_ns = index + 1, t_media_ns + interval_ns
+
+    def _round(self) -> Iterator[Frame]:
+        if self._kept is not None:
+            yield from self._replay(self._kept)
+            return
+        kept: list[Frame] = []
+        num_bytes = 0
+        for frame in self._source.frames():
+            num_bytes += frame.pixels.nbytes
+            if num_bytes <= MAX_KEPT_BYTES:
+                kept.append(frame)
+            else:
+                kept.clear()
+            yield frame
+        if not self._closed.is_set() and num_bytes <= MAX_KEPT_BYTES:
+            self._kept = kept
+
+    def _replay(self, frames: list[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            if self._closed.is_set():
+                return
+            yield frame.replace(t_capture_ns=time.monotonic_ns(), t_wall_ns=time.time_ns())
 
     def close(self) -> None:
         """End a running `frames()` before its next frame."""

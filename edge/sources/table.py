@@ -50,7 +50,7 @@ def _open_demo() -> Source:
 
     from edge.sources.dicom_file import DicomFile
 
-    return DicomFile(Path(pydicom.examples.get_path("ybr_color")))
+    return DicomFile(Path(pydicom.examples.get_path("ybr_color")), kind="demo")
 
 
 def _open_phantom(seed: str) -> Source:

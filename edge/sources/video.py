@@ -32,6 +32,7 @@ class VideoFile(StoredSource):
                 frame_interval_ms=_nominal_interval_ms(stream),
                 is_live=False,
                 num_frames=stream.frames or None,
+                kind="video file",
             )
         super().__init__(info)
 
