@@ -1,10 +1,11 @@
 """The capture thread's work: pacing, the ROI, preprocessing, and the choice of clip frames."""
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import cv2
 
@@ -13,6 +14,7 @@ from edge.frame import Frame
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
 from edge.preprocess import preprocess, visible_rect
+from edge.read_ahead import read_ahead
 from edge.roi import RoiFinder, check_inside
 from edge.sources.base import Rect, Source
 from edge.window import WindowSampler
@@ -206,15 +208,22 @@ class CaptureLoop:
 
     def _frames(self) -> Iterator[tuple[Frame, int]]:
         """Yield each frame at its time, with the monotonic time at which it was in our hands."""
+        with contextlib.closing(self._paced()) as frames:
+            for frame in frames:
+                if self._stop.is_set():
+                    return
+                t_got_ns = time.monotonic_ns()
+                self._meters.captured(t_got_ns)
+                yield frame, t_got_ns
+
+    def _paced(self) -> Generator[Frame, None, None]:
         frames = self._source.frames()
-        if self._settings.is_realtime and not self._source.info.is_live:
-            frames = Pacer(self._stop, self._source.info.frame_interval_ms).play(frames)
-        for frame in frames:
-            if self._stop.is_set():
-                return
-            t_got_ns = time.monotonic_ns()
-            self._meters.captured(t_got_ns)
-            yield frame, t_got_ns
+        if self._source.info.is_live:
+            yield from frames
+        elif self._settings.is_realtime:
+            yield from Pacer(self._stop, self._source.info.frame_interval_ms).play(frames)
+        else:
+            yield from read_ahead(frames)
 
     def _process_all(self, frames: list[tuple[Frame, int]], roi: Rect | None) -> None:
         for frame, t_got_ns in frames:
@@ -229,7 +238,8 @@ class CaptureLoop:
         if choice.is_in_clip:
             self._meters.count("in_clip")
             t_start_ns = time.monotonic_ns()
-            frame_chw = preprocess(frame.pixels, roi, self._settings.preprocess)
+            spec = self._settings.preprocess
+            frame_chw = preprocess(frame.pixels if spec.channels == 1 else frame.rgb(), roi, spec)
             t_ready_ns = time.monotonic_ns()
             self._queue.put(
                 ClipFrame(
@@ -251,7 +261,7 @@ class CaptureLoop:
 def encode_jpeg(frame: Frame, roi: Rect) -> bytes:
     """Return the ROI as a JPEG file: nothing outside it leaves the process."""
     x, y, width, height = roi
-    image = frame.pixels[y : y + height, x : x + width]
+    image = frame.rgb()[y : y + height, x : x + width]
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
     ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])

@@ -1,6 +1,7 @@
 """The frame: what every source yields and the whole pipeline starts from."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ class Frame:
     """
 
     pixels: UInt8Image
-    """(H, W) gray or (H, W, 3) RGB, uint8."""
+    """(H, W) gray or (H, W, 3) RGB, uint8. Of coded colour video the luma alone: see `rgb`."""
     index: int
     """Position in the stream, from 0; goes on through loops and reconnects."""
     t_media_ns: int
@@ -29,6 +30,8 @@ class Frame:
     """Capture time on this host's monotonic clock (`time.monotonic_ns`); latency is measured from here."""
     t_wall_ns: int
     """Wall-clock time of capture, for records only."""
+    colour: Callable[[], UInt8Image] | None = None
+    """Makes (H, W, 3) RGB where `pixels` is the luma of coded colour video: most frames are never shown."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -39,6 +42,10 @@ class Frame:
     def size_wh(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    def rgb(self) -> UInt8Image:
+        """Return (H, W, 3) RGB, or (H, W) where the image has no colour."""
+        return self.pixels if self.colour is None else self.colour()
 
     def __repr__(self) -> str:
         width, height = self.size_wh

@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from source_files import noise, play, write_movie
@@ -40,9 +41,11 @@ def test_video_each_container_gives_rgb_and_times(tmp_path: Path, name: str) -> 
     assert source.info.frame_interval_ms == pytest.approx(40)
     assert frames[11].t_media_ns / 1e6 == pytest.approx(440, abs=2)
     for frame, picture in zip(frames, pictures, strict=True):
-        assert frame.pixels.shape == (64, 96, 3)
+        assert frame.rgb().shape == (64, 96, 3)
         # What the codec loses is a few gray values; swapped colours would be tens.
-        assert np.abs(frame.pixels.astype(int) - picture).mean() < 8
+        assert np.abs(frame.rgb().astype(int) - picture).mean() < 8
+        gray = frame.pixels if frame.pixels.ndim == 2 else cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2GRAY)
+        assert np.abs(gray.astype(int) - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)).mean() < 4
 
 
 @pytest.mark.parametrize("size_hw", [(33, 35), (64, 96), (240, 322)])
@@ -78,9 +81,23 @@ def test_frame_converter_black_and_white_fill_the_range(
         for index, plane in enumerate(frame.planes):
             plane.update(bytes([luma if index == 0 else 128]) * plane.buffer_size)
         frame.color_range = 1 if is_limited else 2
-        pixels = FrameConverter()(frame)
-        assert pixels.shape == ((33, 35) if is_gray else (33, 35, 3))
-        np.testing.assert_array_equal(pixels, expected)
+        image = FrameConverter()(frame)
+        if is_gray:
+            np.testing.assert_array_equal(image, np.full((33, 35), expected))
+        else:
+            np.testing.assert_array_equal(image.luma, np.full((33, 35), expected))
+            np.testing.assert_array_equal(image.rgb(), np.full((33, 35, 3), expected))
+
+
+@pytest.mark.parametrize("is_limited", [True, False])
+def test_frame_converter_luma_is_ffmpegs_gray(is_limited: bool) -> None:
+    frame = av.VideoFrame(256, 16, "yuv420p")
+    frame.planes[0].update(np.tile(np.arange(256, dtype=np.uint8), (16, 1)).tobytes())
+    for plane in frame.planes[1:]:
+        plane.update(bytes([128]) * plane.buffer_size)
+    frame.color_range = 1 if is_limited else 2
+    expected = frame.to_ndarray(format="gray").astype(int)
+    assert np.abs(FrameConverter()(frame).luma - expected).max() <= 1
 
 
 def test_video_variable_rate_keeps_its_times(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from edge.frame import UInt8Image
 from edge.sources.base import SourceInfo
 from edge.sources.dicom_header import read_image
 from edge.sources.dicom_pixels import PixelReader, check_attributes, num_frames_stated
 from edge.sources.dicom_region import ultrasound_region
 from edge.sources.dicom_timing import FrameTiming
 from edge.sources.dicom_video import is_video, video_pictures
-from edge.sources.stored import Damage, Picture, StoredSource
+from edge.sources.stored import AnyImage, Damage, Picture, StoredSource
 
 
 class DicomFile(StoredSource):
@@ -48,7 +47,7 @@ class DicomFile(StoredSource):
             stated = self._num_frames_stated or "no number"
             damage.notes.append(f"NumberOfFrames says {stated}, {num_images} are there")
 
-    def _images(self, damage: Damage) -> Iterator[tuple[int, UInt8Image | None]]:
+    def _images(self, damage: Damage) -> Iterator[tuple[int, AnyImage | None]]:
         if self._reader:
             return self._reader.pictures(damage)
         return ((index, pixels) for index, (pixels, _) in enumerate(video_pictures(self._image, damage)))

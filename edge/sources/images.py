@@ -15,7 +15,7 @@ from edge.sources.base import SourceInfo
 from edge.sources.dicom_file import DicomFile
 from edge.sources.kinds import is_dicom, is_image
 from edge.sources.quiet import quiet_c_stderr
-from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSource
+from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, Damage, Picture, StoredSource
 
 READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on damaged files; SourceError, of a DICOM file, is an OSError."""
@@ -78,7 +78,7 @@ def _natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
     return keys, path.name
 
 
-def _read(path: Path, damage: Damage) -> Iterator[UInt8Image]:
+def _read(path: Path, damage: Damage) -> Iterator[AnyImage]:
     if is_image(path):
         # libtiff tells stderr of every damaged strip.
         with quiet_c_stderr(), Image.open(path) as image:

@@ -10,6 +10,7 @@ from edge.sources.base import Source, SourceInfo
 
 MAX_KEPT_BYTES = 64 * 2**20
 """A recording whose frames fit into this is decoded once."""
+_COLOUR_FACTOR = 3  # luma, and the decoder's own planes
 
 
 class LoopedSource:
@@ -22,6 +23,7 @@ class LoopedSource:
         self._source = source
         self._closed = threading.Event()
         self._kept: list[Frame] | None = None
+        self._is_long = False
 
     @property
     def info(self) -> SourceInfo:
@@ -45,13 +47,15 @@ class LoopedSource:
         kept: list[Frame] = []
         num_bytes = 0
         for frame in self._source.frames():
-            num_bytes += frame.pixels.nbytes
-            if num_bytes <= MAX_KEPT_BYTES:
-                kept.append(frame)
-            else:
+            num_bytes += frame.pixels.nbytes * (1 if frame.colour is None else _COLOUR_FACTOR)
+            stated_bytes = num_bytes * (self._source.info.num_frames or 1) if not kept else num_bytes
+            self._is_long = self._is_long or stated_bytes > MAX_KEPT_BYTES
+            if self._is_long:
                 kept.clear()
+            else:
+                kept.append(frame)
             yield frame
-        if not self._closed.is_set() and num_bytes <= MAX_KEPT_BYTES:
+        if not self._closed.is_set() and not self._is_long:
             self._kept = kept
 
     def _replay(self, frames: list[Frame]) -> Iterator[Frame]:

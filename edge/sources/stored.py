@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from edge.errors import SourceError
 from edge.frame import Frame, UInt8Image
@@ -14,8 +14,20 @@ from edge.sources.base import SourceInfo
 
 log = logging.getLogger(__name__)
 
-Picture = tuple[UInt8Image, int | None]
-"""Pixels, and their time in ns on the file's own clock; None where the file does not say."""
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ColourImage:
+    """A coded colour image, of which mostly the luma alone is needed."""
+
+    luma: UInt8Image
+    """(H, W) uint8 in full range."""
+    rgb: Callable[[], UInt8Image]
+    """Converts to (H, W, 3) uint8."""
+
+
+AnyImage = UInt8Image | ColourImage
+Picture = tuple[AnyImage, int | None]
+"""The image, and its time in ns on the file's own clock; None where the file does not say."""
 
 DEFAULT_INTERVAL_MS = 1000 / 30
 """Where a file says nothing of its speed; what DICOM viewers and cameras use most."""
@@ -90,10 +102,10 @@ class StoredSource(abc.ABC):
         num_frames = 0
         # The generator's resources are freed by the thread that uses them, whoever calls close().
         with contextlib.closing(self.pictures(damage)) as pictures:
-            for pixels, t_ns in pictures:
+            for image, t_ns in pictures:
                 if self._closed.is_set():
                     return
-                yield _stamp(pixels, num_frames, clock.tick(t_ns))
+                yield _stamp(image, num_frames, clock.tick(t_ns))
                 num_frames += 1
         self._report(damage, num_frames)
 
@@ -112,5 +124,6 @@ class StoredSource(abc.ABC):
         self._closed.set()
 
 
-def _stamp(pixels: UInt8Image, index: int, t_media_ns: int) -> Frame:
-    return Frame(pixels, index, t_media_ns, t_capture_ns=time.monotonic_ns(), t_wall_ns=time.time_ns())
+def _stamp(image: AnyImage, index: int, t_media_ns: int) -> Frame:
+    pixels, colour = (image.luma, image.rgb) if isinstance(image, ColourImage) else (image, None)
+    return Frame(pixels, index, t_media_ns, time.monotonic_ns(), time.time_ns(), colour)

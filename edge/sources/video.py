@@ -1,5 +1,6 @@
 """Video files, through PyAV (FFmpeg)."""
 
+import functools
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from edge.errors import SourceError
 from edge.frame import UInt8Image
 from edge.sources.base import SourceInfo
-from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSource
+from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, ColourImage, Damage, Picture, StoredSource
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 1000
 """Frame rates outside are a container's time base taken for a rate."""
@@ -65,19 +66,32 @@ def decode_video(container: av.container.InputContainer, damage: Damage, name: s
         yield to_array(frame), _time_ns(frame.pts, stream)
 
 
+LUMA_FIRST = frozenset(f"yuv{kind}{sampling}p" for kind in ("", "j") for sampling in (410, 411, 420, 422, 440, 444)) | {
+    "nv12",
+    "nv21",
+}
+"""Pixel formats whose first plane is the luma, 8 bits a pixel."""
+
+_BLACK = (16.0, 0.0, 0.0, 0.0)
 LIMITED_TO_FULL = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 """Full-range value for each limited-range one (16 is black, 235 white; ITU-R BT.601, section 2.5.1)."""
 
 
 class FrameConverter:
-    """Turns decoded frames into RGB or, where the codec itself is gray, gray arrays in full range."""
+    """Turns decoded frames into full-range arrays: gray, luma with its colour to be had, or RGB."""
 
     def __init__(self) -> None:
         # One for the stream, in this thread: FFmpeg's own slicing halves the speed at these sizes.
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame) -> UInt8Image:
-        """Return (H, W) or (H, W, 3) uint8 of the frame's own size, which no later frame overwrites."""
+    def __call__(self, frame: av.VideoFrame) -> AnyImage:
+        """Return an image of the frame's own size, which no later frame overwrites."""
+        if frame.format.name in LUMA_FIRST:
+            return ColourImage(_luma(frame), functools.partial(self.convert, frame))
+        return self.convert(frame)
+
+    def convert(self, frame: av.VideoFrame) -> UInt8Image:
+        """Return (H, W, 3) RGB or, where the codec itself is gray, (H, W), uint8."""
         is_gray = _is_gray(frame.format)
         reformatted = self._reformatter.reformat(frame, format="gray" if is_gray else "rgb24", threads=1)
         array = cast(UInt8Image, reformatted.to_ndarray())
@@ -85,6 +99,17 @@ class FrameConverter:
             return cv2.LUT(array, LIMITED_TO_FULL)  # type: ignore[return-value]
         # A frame that needed no conversion still is the decoder's own buffer.
         return array.copy() if reformatted is frame else np.ascontiguousarray(array)
+
+
+def _luma(frame: av.VideoFrame) -> UInt8Image:
+    """Return (H, W) uint8 in full range, a copy."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    coded = rows[: frame.height, : frame.width]
+    if frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG:
+        return coded.copy()
+    above_black = cv2.subtract(coded, _BLACK)  # type: ignore[call-overload]
+    return cast(UInt8Image, cv2.convertScaleAbs(above_black, alpha=255 / 219))
 
 
 def _is_gray(pixel_format: av.VideoFormat) -> bool:
