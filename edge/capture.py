@@ -132,7 +132,7 @@ class RoiChooser:
             self.roi = (0, 0, *size_wh)
         elif self._region is not None and is_first:
             self.roi = self._region
-            _log.info("ROI: %dx%d at %d,%d, as the source says", *self.roi[2:], *self.roi[:2])
+            _log.info("ROI: %dx%d at %d,%d, what the file's region leaves of the image", *self.roi[2:], *self.roi[:2])
         else:
             self._finder = RoiFinder()
 

@@ -46,7 +46,7 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path]:
 def _run() -> int:
     parser = Parser(
         "edge-keygen",
-        "Write the key pairs that edge-infer, edge-watch and edge-display take with --curve DIR.",
+        "Write the key pairs that edge-infer and edge-watch take with --curve DIR.",
         "edge-keygen keys && edge-infer --source demo --publish tcp://*:5555 --curve keys",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where the four key files go")

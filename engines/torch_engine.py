@@ -55,7 +55,7 @@ def _import_torch() -> Any:
     try:
         import torch
     except ImportError as exc:
-        raise BackendError(f"backend torch: {exc}; install it with `pip install torch`") from exc
+        raise BackendError(f"backend torch: {exc}; install it with `pip install torch==2.13.0`") from exc
     return torch
 
 

@@ -179,9 +179,14 @@ def _summary(report: Report) -> list[str]:
         f"lost {report['lost']}, skipped {report['skipped']} windows",
         f"first prediction {report['first_prediction_s']:.2f} s after the start of the process: "
         f"{report['first_window_play_s']:.2f} s of playing and {report['start_s']:.2f} s beyond it",
-        f"largest resident memory of edge-infer: {report['rss_mb']:.0f} MB; "
-        f"grown by {report['rss_growth_mb']:.1f} MB from the second to the last tenth of the run",
+        f"largest resident memory of edge-infer: {report['rss_mb']:.0f} MB{_growth(report['rss_growth_mb'])}",
     ]
+
+
+def _growth(growth_mb: float | None) -> str:
+    if growth_mb is None:
+        return ""
+    return f"; grown by {growth_mb:.1f} MB from the second to the last tenth of the run"
 
 
 def _table(title: str) -> Table:

@@ -18,6 +18,7 @@ from tools.trace import Entry, received_ms, stage_durations_ms
 _BARE_S = 5.0
 _START_S = 120.0
 _WATCH_INTERVAL_S = 0.1
+_MIN_TENTH_S = 2.5  # the start, when memory grows as it must, is over within the first tenth
 _NUM_WARMUP = 16  # windows left out of the steady state, where there are enough
 
 Report = dict[str, Any]
@@ -42,8 +43,11 @@ class Memory:
     """The daemon's resident memory in MB (10^6 bytes)."""
 
     peak_mb: float
-    growth_mb: float
-    """From the second tenth of the run to its last tenth, medians: what does not level off shows here."""
+    growth_mb: float | None
+    """From the second tenth of the run to its last tenth, medians: what does not level off shows here.
+
+    None of a run too short to tell.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +139,10 @@ def _watch(daemon: subprocess.Popen[str], limit_s: float) -> Memory:
     raise EdgeError(f"edge-infer did not end within {limit_s:.0f} s and was stopped; try it alone")
 
 
-def _growth_mb(series_mb: list[float]) -> float:
+def _growth_mb(series_mb: list[float]) -> float | None:
     tenth = len(series_mb) // 10
-    if tenth == 0:
-        return 0.0
+    if tenth * _WATCH_INTERVAL_S < _MIN_TENTH_S:
+        return None
     return statistics.median(series_mb[-tenth:]) - statistics.median(series_mb[tenth : 2 * tenth])
 
 
