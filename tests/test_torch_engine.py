@@ -88,7 +88,7 @@ def test_another_device_is_refused_with_the_cure(bundle):
 
 def test_missing_torch_is_refused_with_the_cure(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendError, match="install it with `pip install torch==2.13.0`"):
+    with pytest.raises(BackendError, match=r"install it with `pip install torch==2\.13\.0`"):
         load_engine(bundle, "torch")
 
 
