@@ -1,6 +1,7 @@
 """What a DICOM header says of speed and regions, and DICOM files that are damaged or of the wrong kind."""
 
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,24 @@ LARGE, SMALL = (2, 1, 30, 20), (5, 5, 9, 9)
 def test_regions_give_the_largest_tissue_image(tmp_path: Path, regions: list[Dataset], expected: Rect | None) -> None:
     ds = dataset(noise(1, 30, 40), SequenceOfUltrasoundRegions=regions)
     assert DicomFile(write_dicom(tmp_path / "a.dcm", ds)).info.region == expected
+
+
+@pytest.mark.parametrize(("bounds", "is_told"), [((2, 1, 500, 600), True), ((0, 0, 39, 29), False)])
+def test_region_beyond_the_image_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bounds: Rect, is_told: bool
+) -> None:
+    ds = dataset(noise(1, 30, 40), SequenceOfUltrasoundRegions=[_region(bounds)])
+    with caplog.at_level(logging.WARNING):
+        DicomFile(write_dicom(tmp_path / "a.dcm", ds))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == (
+        [
+            "the file's region of 499x600 at 2,1 does not fit into its image of 40x30 and is clipped; "
+            "check what it leaves, or give --roi"
+        ]
+        if is_told
+        else []
+    )
 
 
 def _compressed(num_frames: int, syntax: uids.UID = uids.RLELossless) -> Dataset:

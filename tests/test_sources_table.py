@@ -20,7 +20,7 @@ from edge.sources.looped import LoopedSource
 
 def test_demo_plays_on_and_on() -> None:
     source = open_source("demo")
-    assert source.info.region == (84, 31, 236, 209)
+    assert source.info.region == (42, 15, 256, 192)  # the whole sector and none of the scanner's words
     assert source.info.frame_interval_ms == pytest.approx(33.333)
     assert not source.info.is_live
     frames = list(itertools.islice(source.frames(), 65))

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from edge.sources.base import SourceInfo
+from edge.sources.base import Rect, SourceInfo
 from edge.sources.dicom_header import read_image
 from edge.sources.dicom_pixels import PixelReader, check_attributes, num_frames_stated
 from edge.sources.dicom_region import ultrasound_region
@@ -13,9 +13,15 @@ from edge.sources.stored import AnyImage, Damage, Picture, StoredSource
 
 
 class DicomFile(StoredSource):
-    """A DICOM image or cine."""
+    """A DICOM image or cine.
 
-    def __init__(self, path: Path, kind: str = "DICOM file") -> None:
+    Args:
+        path: The file.
+        kind: What may be published in place of its name.
+        region: Where the ultrasound image lies, if that is known better than the file says.
+    """
+
+    def __init__(self, path: Path, kind: str = "DICOM file", region: Rect | None = None) -> None:
         self._image = read_image(path)
         header = self._image.header
         check_attributes(header, path.name, ("Rows", "Columns"))
@@ -26,7 +32,7 @@ class DicomFile(StoredSource):
             name=path.name,
             frame_interval_ms=self._timing.interval_ms,
             is_live=False,
-            region=ultrasound_region(header, (header.Columns, header.Rows)),
+            region=region or ultrasound_region(header, (header.Columns, header.Rows)),
             num_frames=self._num_frames_stated,
             kind=kind,
         )

@@ -16,6 +16,9 @@ ALLOWED = (
     "an image or a folder of images"
 )
 
+_DEMO_REGION = (42, 15, 256, 192)
+"""The demo cine's own region is written for an image of twice its size: the sector is where half of it says."""
+
 
 def open_source(uri: str, *, loop: bool = False) -> Source:
     """Open the source that a URI names.
@@ -50,7 +53,7 @@ def _open_demo() -> Source:
 
     from edge.sources.dicom_file import DicomFile
 
-    return DicomFile(Path(pydicom.examples.get_path("ybr_color")), kind="demo")
+    return DicomFile(Path(pydicom.examples.get_path("ybr_color")), kind="demo", region=_DEMO_REGION)
 
 
 def _open_phantom(seed: str) -> Source:
