@@ -1,12 +1,15 @@
 """What all commands share: an argument parser whose errors are one line, and the last stop of every expected error."""
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from edge import __version__
 from edge.errors import ConfigError, EdgeError
 
 NOTICE = "Research software, not a medical device."
@@ -22,9 +25,21 @@ class Parser(argparse.ArgumentParser):
             epilog=f"example: {example}",
             allow_abbrev=False,
         )
+        self.add_argument("--version", action="version", version=f"{prog.split()[0]} {__version__}. {NOTICE}")
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message}{self._hint(message)}; see {self.prog} --help")
+
+    def _hint(self, message: str) -> str:
+        """Return what was probably meant by an option that is not known, or by a value that looks like one."""
+        if match := re.search(r"argument (--[a-z-]+): expected one argument", message):
+            return f" (one that begins with '-' is written {match[1]}=VALUE)"
+        if match := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+            near = difflib.get_close_matches(match[1], self._option_string_actions, n=1)
+            return f"; did you mean {near[0]}?" if near else ""
+        if message.startswith("unrecognized arguments:") and "--source" in self._option_string_actions:
+            return "; did you mean --source before it?"
+        return ""
 
 
 def run_command(main: Callable[[], int]) -> int:

@@ -18,6 +18,7 @@ import pytest
 from daemon import record, run_command, running
 from media import write_images, write_video
 
+from edge import __version__
 from tools.trivial import write_trivial_bundle
 
 NUM_FRAMES = 16
@@ -309,6 +310,15 @@ def test_infer_help_fits_a_screen_and_shows_an_example() -> None:
     assert len(done.stdout.splitlines()) <= 50
     assert "example: edge-infer" in done.stdout
     assert "not a medical device" in done.stdout
+
+
+def test_infer_version_is_told_with_the_notice() -> None:
+    done = run_command("--version")
+
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"edge-infer {__version__}. Research software, not a medical device.\n",
+    )
 
 
 @pytest.fixture(scope="module")

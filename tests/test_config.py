@@ -95,9 +95,11 @@ def test_config_without_source_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--sauce", "demo"], "--sauce"),
+        (["--sauce", "demo"], "--sauce demo; did you mean --source?; see"),
+        (["--source", "demo", "--xyz"], "unrecognized arguments: --xyz; see"),
+        (["--source", "demo", "--roi", "-5,0,9,9"], "is written --roi=VALUE"),
         (["--sourc", "demo"], "--sourc"),  # no abbreviations: they would break when an option is added
-        (["demo"], "unrecognized arguments: demo"),
+        (["demo"], "unrecognized arguments: demo; did you mean --source before it?"),
         (["--source"], "expected one argument"),
         (["--source", ""], "--source is ''"),
         (["--engine", ""], "--engine is ''"),

@@ -18,8 +18,8 @@ def ultrasound_region(header: Dataset, size_wh: tuple[int, int]) -> Rect | None:
     candidates = []
     for region in header.get("SequenceOfUltrasoundRegions") or ():
         stated = _stated(region)
-        rect = stated and _clipped(stated, size_wh)
-        if rect and region.get("RegionSpatialFormat") == SPATIAL_FORMAT_2D:
+        rect = _clipped(stated, size_wh) if stated else None
+        if stated and rect and region.get("RegionSpatialFormat") == SPATIAL_FORMAT_2D:
             candidates.append((region.get("RegionDataType") == DATA_TYPE_TISSUE, rect[2] * rect[3], rect, stated))
     if not candidates:
         return None
