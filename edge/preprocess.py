@@ -30,7 +30,12 @@ def preprocess(pixels: UInt8Image, roi: Rect, spec: PreprocessSpec) -> npt.NDArr
 
 
 def preprocess_uint8(pixels: UInt8Image, roi: Rect, spec: PreprocessSpec) -> UInt8Image:
-    """Do all of `preprocess` but the scaling: (C, H', W') uint8. What a clip cache stores."""
+    """Do all of `preprocess` but the scaling: (C, H', W') uint8."""
+    return centre_crop(resize_roi(pixels, roi, spec), spec)
+
+
+def resize_roi(pixels: UInt8Image, roi: Rect, spec: PreprocessSpec) -> UInt8Image:
+    """Do what comes before the centre crop: (H, W) or (H, W, 3) uint8 of `spec.resize_hw`. What a clip cache stores."""
     x, y, width, height = roi
     image = _to_channels(pixels[y : y + height, x : x + width], spec.channels)
     resize_height, resize_width = spec.resize_hw
@@ -38,7 +43,12 @@ def preprocess_uint8(pixels: UInt8Image, roi: Rect, spec: PreprocessSpec) -> UIn
         image = _resized(image, image.shape[1] // 2, image.shape[0] // 2)
     if image.shape[:2] != spec.resize_hw:
         image = _resized(image, resize_width, resize_height)
-    crop_height, crop_width = spec.crop_hw
+    return image
+
+
+def centre_crop(image: UInt8Image, spec: PreprocessSpec) -> UInt8Image:
+    """Return the middle of a resized image, (H, W) or (H, W, 3), as a view (C, H', W')."""
+    (resize_height, resize_width), (crop_height, crop_width) = spec.resize_hw, spec.crop_hw
     top, left = (resize_height - crop_height) // 2, (resize_width - crop_width) // 2
     image = image[top : top + crop_height, left : left + crop_width]
     return image[np.newaxis] if image.ndim == 2 else image.transpose(2, 0, 1)
