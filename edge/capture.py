@@ -243,6 +243,7 @@ class CaptureLoop:
             t_ready_ns = time.monotonic_ns()
             self._queue.put(
                 ClipFrame(
+                    index=frame.index,
                     frame_chw=frame_chw,
                     window=choice.window,
                     visible_rect=visible_rect(roi, self._settings.preprocess),

@@ -24,6 +24,8 @@ _LOSSLESS_DEPTH = 8
 class ClipFrame:
     """A preprocessed frame on its way into the engine's ring."""
 
+    index: int
+    """The frame's position in the stream."""
     frame_chw: npt.NDArray[np.float32]
     window: Window | None
     """The window that ends here, where one is due."""

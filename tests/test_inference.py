@@ -74,6 +74,7 @@ class Feed:
                 self.last_due = self.num_put
             self._queue.put(
                 ClipFrame(
+                    index=self.num_put,
                     frame_chw=np.full((1, 1, 1), self.num_put, np.float32),
                     window=choice.window,
                     visible_rect=(1, 2, 3, 4),
