@@ -6,7 +6,7 @@ from reference_tin import real_shift, reference_logits
 from small_bundle import randomised
 from torch import nn
 
-from trainer.models import MODELS
+from trainer.models import build_model
 from trainer.models.resnet import ResNet
 from trainer.models.tin import TIN, InterlacedConv2d
 
@@ -110,7 +110,7 @@ def test_parameters_of_tin_add_one_interlace_a_block(depth, num_frames):
         conv, weight = 3 * channels // 4 + 1, 2 * (3 * channels // 4 + 1)
         return conv + num_frames * (num_frames + 1) + 2 * (num_frames + 1) + weight
 
-    model = MODELS[f"tin-r{depth}"](num_classes=1000, num_frames=num_frames, in_channels=3)
+    model = build_model(f"tin-r{depth}", num_classes=1000, num_frames=num_frames, in_channels=3)
     plain = count(ResNet(depth, in_channels=3)) + count(model.fc)
     assert count(model) == plain + sum(map(interlace, block_inputs(depth)))
 

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engines.bundle import REFERENCE_NAME, PreprocessSpec, load_bundle, write_manifest
 from engines.load import load_engine
+from trainer.models.classifier import Classifier
 
 OPSET = 20
 ONNX_NAME = "model.onnx"
@@ -28,27 +29,24 @@ OUTPUT_NAMES = ("probabilities", "heatmap")
 
 
 class WithHeatmap(nn.Module):
-    """What a bundle's model computes: class probabilities, and Grad-CAM of the positive class without a gradient.
-
-    For a network that ends in global average pooling, one linear layer and the mean over frames, the gradient of a
-    class's logit with respect to the last feature map is the class's weight row over T * h * w. Grad-CAM (Selvaraju
-    et al. 2017, scaled by T * h * w) is therefore a 1x1 convolution with that row, and the logits are its mean.
+    """What a bundle's model computes: class probabilities, and the heatmap of the positive class.
 
     Args:
-        model: A network in evaluation mode with `features`, `fc` and `num_frames`, as `trainer.models.tin.TIN`.
+        model: A network in evaluation mode.
+        temperature: Divides the logits; from calibration.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Classifier, temperature: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self.temperature = temperature
 
     def forward(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities (N, K) and heatmap (N, T, h, w) >= 0 of a clip (N, T, C, H, W) in 0..1."""
-        head = self.model.fc
-        evidence = nn.functional.conv2d(self.model.features(clip), head.weight[:, :, None, None])
-        evidence = evidence.unflatten(0, (-1, self.model.num_frames))  # (N, T, K, h, w)
-        logits = evidence.mean((1, 3, 4)) + head.bias
-        return logits.softmax(1), evidence[:, :, -1].relu()
+        logits, heatmap = self.model.explain(clip)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return logits.softmax(1), heatmap
 
 
 def export_bundle(

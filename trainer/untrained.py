@@ -8,7 +8,7 @@ import torch
 from edge.commandline import Parser, run_command
 from engines import PreprocessSpec
 from trainer.export import export_bundle
-from trainer.models import MODELS
+from trainer.models import MODELS, build_model
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def _run() -> int:
     parser.add_argument("--model", choices=sorted(MODELS), default="tin-r18", help="(default: %(default)s)")
     options = parser.parse_args()
     torch.manual_seed(0)
-    model = MODELS[options.model]().eval()
+    model = build_model(options.model, num_frames=1 if MODELS[options.model].is_static else 16).eval()
     spec = PreprocessSpec()
     shape = (2, model.num_frames, spec.channels, *spec.crop_hw)
     export_bundle(

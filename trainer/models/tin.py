@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.models.classifier import PooledClassifier
 from trainer.models.resnet import ResNet
 
 NUM_LEARNED_GROUPS = 2
@@ -105,7 +106,7 @@ class InterlacedConv2d(nn.Conv2d):
         return super().forward(x) + changed
 
 
-class TIN(nn.Module):
+class TIN(PooledClassifier):
     """Video classifier: a ResNet on each frame, interlaced along time, and the mean of the frames' logits.
 
     Args:
@@ -116,8 +117,7 @@ class TIN(nn.Module):
         width: Channels of the first stage, a multiple of 16.
         strides: Stride of each ResNet stage.
         dropout: Share of pooled features dropped in training.
-        pixel_mean: Mean of the pixels (0..1) a channel; carried in the graph, as is the next.
-        pixel_std: Standard deviation of the pixels (0..1) a channel.
+        pixels: How pixels are normalised; see `Classifier`.
     """
 
     def __init__(
@@ -129,26 +129,9 @@ class TIN(nn.Module):
         width: int = 64,
         strides: tuple[int, int, int, int] = (1, 2, 2, 2),
         dropout: float = 0.5,
-        pixel_mean: tuple[float, ...] = (0.2,),
-        pixel_std: tuple[float, ...] = (0.2,),
+        **pixels: Any,
     ) -> None:
-        super().__init__()
-        self.num_frames = num_frames
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1))
+        super().__init__(num_frames, **pixels)
         first_conv = partial(InterlacedConv2d, num_frames=num_frames)
-        self.backbone = ResNet(depth, in_channels, width, strides, first_conv)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(self.backbone.num_features, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
-
-    def features(self, clip: Tensor) -> Tensor:
-        """Return the last feature map `(N * T, num_features, h, w)` of a clip `(N, T, C, H, W)` in 0..1."""
-        return self.backbone(((clip - self.pixel_mean) / self.pixel_std).flatten(0, 1))
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Return logits `(N, num_classes)` of a clip `(N, T, C, H, W)` float32 in 0..1."""
-        pooled = self.features(clip).mean((2, 3))
-        frame_logits = self.fc(self.dropout(pooled))
-        return frame_logits.reshape(-1, self.num_frames, frame_logits.shape[1]).mean(1)
+        self.backbone = ResNet(depth, in_channels + self.constant_plane, width, strides, first_conv)
+        self.make_head(self.backbone.num_features, num_classes, dropout)
