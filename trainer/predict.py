@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from edge.preprocess import centre_crop
 from engines import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -50,11 +51,8 @@ def window_logits(
 
 
 def cropped(frames: npt.NDArray[np.uint8], spec: PreprocessSpec) -> npt.NDArray[np.uint8]:
-    """Cut the centre out of resized frames (F, H, W) or (F, H, W, 3): (F, C, H', W') uint8, a view."""
-    (height, width), (crop_height, crop_width) = spec.resize_hw, spec.crop_hw
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    frames = frames[:, top : top + crop_height, left : left + crop_width]
-    return frames[:, np.newaxis] if frames.ndim == 3 else frames.transpose(0, 3, 1, 2)
+    """Cut the centre out of resized frames (F, H, W) or (F, H, W, 3): (F, C, H', W') uint8, a copy."""
+    return np.stack([centre_crop(frame, spec) for frame in frames])
 
 
 def clips_at(
