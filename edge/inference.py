@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from edge.meters import Meters
 from edge.prediction import Latency, Prediction, State
 from edge.sources.base import Rect
 from edge.window import Window
-from engines import Engine
+from engines import Engine, EngineOutput
 
 _LOSSLESS_DEPTH = 8
 
@@ -85,6 +86,11 @@ class ClipQueue:
             self._changed.notify_all()
             return frames, num_lost
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether `take` would have to wait, or return None."""
+        return not self._frames
+
     def finish(self, *, discard: bool = False) -> None:
         """Let `take` return None once the queue is empty; `discard` empties it now."""
         with self._changed:
@@ -103,8 +109,21 @@ class ClipQueue:
             frame.window = None
 
 
+class _Submitted(NamedTuple):
+    """A window in flight."""
+
+    frame: ClipFrame
+    window: Window
+    t_start_ns: int
+    wait: Callable[[], EngineOutput]
+
+
 class InferenceLoop:
-    """Feeds the engine's ring and turns due windows into predictions. Runs in the inference thread."""
+    """Feeds the engine's ring and turns due windows into predictions. Runs in the inference thread.
+
+    Live, one window is in flight, for then it is done soonest. Lossless, as many as the engine can use: while one
+    window's prediction is handed on the cores already work on the next.
+    """
 
     def __init__(
         self,
@@ -120,6 +139,8 @@ class InferenceLoop:
         self._queue = queue
         self._meters = meters
         self._is_lossless = is_lossless
+        self._max_in_flight = engine.max_in_flight if is_lossless else 1
+        self._in_flight: collections.deque[_Submitted] = collections.deque()
         self._on_prediction = on_prediction
         self._on_state = on_state
         self._num_skipped = 0
@@ -138,6 +159,7 @@ class InferenceLoop:
             due = [place for place, frame in enumerate(frames) if frame.window is not None]
             for place, frame in enumerate(frames):
                 if frame.reset_reason is not None:
+                    yield from self._finish(0)
                     self._engine.reset()
                     self._tell(State.WARMUP, frame.reset_reason)
                 t_start_ns = time.monotonic_ns()
@@ -145,9 +167,17 @@ class InferenceLoop:
                 if frame.window is None:
                     continue
                 if self._is_lossless or place == due[-1]:
-                    yield self._infer(frame, frame.window, t_start_ns)
+                    self._in_flight.append(_Submitted(frame, frame.window, t_start_ns, self._engine.submit()))
+                    yield from self._finish(self._max_in_flight - 1)
                 else:
                     self._skip(1)
+            if self._queue.is_empty:  # nothing is held back while the next frame is waited for
+                yield from self._finish(0)
+
+    def _finish(self, num_left: int) -> Iterator[Prediction]:
+        """Wait for the oldest windows in flight until no more than `num_left` are."""
+        while len(self._in_flight) > num_left:
+            yield self._prediction(self._in_flight.popleft())
 
     def _tell(self, state: State, reason: str) -> None:
         if (state, reason) != self._told:
@@ -158,8 +188,9 @@ class InferenceLoop:
         self._num_skipped += number
         self._meters.count("skipped", number)
 
-    def _infer(self, frame: ClipFrame, window: Window, t_start_ns: int) -> Prediction:
-        output = self._engine.infer()
+    def _prediction(self, submitted: _Submitted) -> Prediction:
+        frame, window, t_start_ns, wait = submitted
+        output = wait()
         infer_ms = (time.monotonic_ns() - t_start_ns) / 1e6
         if not (np.isfinite(output.probabilities).all() and np.isfinite(output.heatmap).all()):
             raise EngineError(

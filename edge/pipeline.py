@@ -172,7 +172,9 @@ class Pipeline:
             self._loss = exc  # not yet a failure: what came before it is still worth its predictions
 
     def _inference_thread(self) -> None:
-        engine = load_engine(self._bundle, self._config.backend, self._config.device)
+        engine = load_engine(
+            self._bundle, self._config.backend, self._config.device, is_for_throughput=self._is_lossless
+        )
         try:
             self._run_engine(engine)
         finally:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +39,26 @@ class EngineOutput:
     """(T, h, w) float32 >= 0: Grad-CAM of the positive class for each frame of the clip."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How a bundle is run, where there is a choice."""
+
+    device: str | None = None
+    """The backend's own name of a device; None: its default."""
+    precision: str | None = None
+    """Arithmetic, as in `EngineSpec`; None: the backend's default."""
+    is_for_throughput: bool = False
+    """Have several windows in flight: more windows a second, each of them later."""
+    num_threads: int | None = None
+    """Processor threads for the network; None: the backend's choice."""
+
+
 class Engine(abc.ABC):
     """Owns the ring of the last T frames where its compute is. Used from one thread at a time."""
 
     spec: EngineSpec
+    max_in_flight: int = 1
+    """How many windows may be submitted before the output of the first is asked for."""
 
     @abc.abstractmethod
     def push(self, frame_chw: Float32Array) -> None:
@@ -55,9 +72,21 @@ class Engine(abc.ABC):
             EngineError: Fewer than T frames since the last reset, or the backend failed.
         """
 
+    def submit(self) -> Callable[[], EngineOutput]:
+        """Start the network on the ring's T frames, of which the engine keeps a copy: the ring may go on.
+
+        Returns:
+            A function to be called once, in the order of the submissions: it waits for the output, or raises.
+
+        Raises:
+            EngineError: As `infer`.
+        """
+        output = self.infer()
+        return lambda: output
+
     @abc.abstractmethod
     def reset(self) -> None:
-        """Forget the frames in the ring."""
+        """Forget the frames in the ring; windows in flight stay."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -95,9 +124,12 @@ class HostEngine(Engine):
         self._ring.reset()
 
     def infer(self) -> EngineOutput:
+        self._require_full()
+        return self._run(self._ring.start_slot)
+
+    def _require_full(self) -> None:
         if not self._ring.is_full:
             raise EngineError(f"a window needs {self._ring.num_frames} frames since the last reset; push more first")
-        return self._run(self._ring.start_slot)
 
     @abc.abstractmethod
     def _run(self, start_slot: int) -> EngineOutput:

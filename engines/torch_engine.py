@@ -4,11 +4,11 @@ import warnings
 from typing import Any
 
 from engines.bundle import Bundle
-from engines.engine import EngineOutput, EngineSpec, HostEngine
+from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, EngineError
 
 
-def create(bundle: Bundle, device: str | None = None) -> "TorchEngine":
+def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "TorchEngine":  # noqa: B008  frozen
     """Load the bundle's exported PyTorch program on the CPU.
 
     Raises:
@@ -16,8 +16,8 @@ def create(bundle: Bundle, device: str | None = None) -> "TorchEngine":
         BundleError: The bundle has no exported program.
         EngineError: torch cannot load it.
     """
-    if device not in (None, "cpu"):
-        raise BackendError(f"backend torch runs on device cpu; got {device!r}; leave --device out")
+    if options.device not in (None, "cpu"):
+        raise BackendError(f"backend torch runs on device cpu; got {options.device!r}; leave --device out")
     return TorchEngine(bundle)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
 from engines.bundle import write_manifest
+from engines.engine import EngineOptions
 from engines.errors import BackendError, EngineError
-from engines.openvino_engine import OpenVinoEngine, create
+from engines.openvino_engine import create
 from tools.trivial import write_trivial_bundle
 
 NUM_FRAMES = 4
@@ -119,7 +120,7 @@ def test_engine_close_is_idempotent(engine: Engine) -> None:
 
 def test_engine_unknown_device_is_refused_with_the_ones_there(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match=r"OpenVINO has no device 'TPU' here; it has .*CPU"):
-        OpenVinoEngine(bundle, "TPU")
+        create(bundle, EngineOptions(device="TPU"))
 
 
 def _bundle_of(folder: Path, model: bytes) -> Bundle:
