@@ -10,14 +10,14 @@ from collections.abc import Callable, Generator, Iterator
 import cv2
 
 from edge.errors import ConfigError
-from edge.frame import Frame
+from edge.frame import Frame, StoredObject
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
 from edge.preprocess import preprocess, visible_rect
 from edge.read_ahead import read_ahead
 from edge.roi import RoiFinder, check_inside
 from edge.sources.base import Rect, Source
-from edge.window import WindowSampler
+from edge.window import NEW_OBJECT, WindowSampler
 from engines import PreprocessSpec
 
 _log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class RoiChooser:
         self._region = region
         self._finder: RoiFinder | None = None
         self._size_wh: tuple[int, int] | None = None
+        self._object: StoredObject | None = None
         self.roi: Rect | None = None
         self.may_publish = True
         """False where the ROI is the full frame for want of a better one: names may stand in it."""
@@ -108,8 +109,8 @@ class RoiChooser:
         Raises:
             ConfigError: The user's ROI is not inside the image.
         """
-        if frame.size_wh != self._size_wh:
-            self._restart(frame.size_wh)
+        if self._is_other(frame):
+            self._restart(frame)
         if self.roi is None and self._finder is not None:
             self.roi = self._finder.add(frame)
             self._tell()
@@ -122,16 +123,22 @@ class RoiChooser:
             self._tell()
         return self.roi
 
-    def _restart(self, size_wh: tuple[int, int]) -> None:
-        is_first, self._size_wh = self._size_wh is None, size_wh
+    def _is_other(self, frame: Frame) -> bool:
+        return frame.size_wh != self._size_wh or frame.object != self._object
+
+    def _restart(self, frame: Frame) -> None:
+        is_first = self._size_wh is None or frame.object != self._object
+        region = self._region if frame.object is None else frame.object.region
+        size_wh = self._size_wh = frame.size_wh
+        self._object = frame.object
         self.roi, self._finder, self.may_publish = None, None, True
         if not isinstance(self._wanted, str):
             check_inside(self._wanted, size_wh)
             self.roi = self._wanted
         elif self._wanted == "full":
             self.roi = (0, 0, *size_wh)
-        elif self._region is not None and is_first:
-            self.roi = self._region
+        elif region is not None and is_first:
+            self.roi = region
             _log.info("ROI: %dx%d at %d,%d, what the file's region leaves of the image", *self.roi[2:], *self.roi[:2])
         else:
             self._finder = RoiFinder()
@@ -231,10 +238,12 @@ class CaptureLoop:
                 self._process(frame, t_got_ns, roi)
 
     def _process(self, frame: Frame, t_got_ns: int, roi: Rect) -> None:
-        choice = self._sampler.add(frame.index, frame.t_media_ns, frame.size_wh)
+        object_id = None if frame.object is None else frame.object.id
+        choice = self._sampler.add(frame.index, frame.t_media_ns, frame.size_wh, object_id)
         if choice.reset_reason is not None:
             self._meters.count("resets")
-            _log.warning("the clip starts again: %s", choice.reset_reason)
+            level = logging.INFO if choice.reset_reason == NEW_OBJECT else logging.WARNING
+            _log.log(level, "the clip starts again: %s", choice.reset_reason)
         if choice.is_in_clip:
             self._meters.count("in_clip")
             t_start_ns = time.monotonic_ns()
@@ -253,6 +262,7 @@ class CaptureLoop:
                     preprocess_ms=(t_ready_ns - t_start_ns) / 1e6,
                     t_ready_ns=t_ready_ns,
                     reset_reason=choice.reset_reason,
+                    object_id=object_id,
                 )
             )
         if self._jpegs is not None and self._roi.may_publish and self._jpegs.is_due(frame.t_media_ns):

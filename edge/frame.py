@@ -10,6 +10,16 @@ import numpy.typing as npt
 UInt8Image = npt.NDArray[np.uint8]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a frame is a part of where it was stored as one thing, such as a DICOM object: it has results of its own."""
+
+    id: str
+    """Published in place of its SOPInstanceUID or name, of which it is a salted hash."""
+    region: tuple[int, int, int, int] | None = None
+    """x, y, width, height in pixels: where it says that the ultrasound image lies; None where it does not say."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One image from a source.
@@ -32,6 +42,8 @@ class Frame:
     """Wall-clock time of capture, for records only."""
     colour: Callable[[], UInt8Image] | None = None
     """Makes (H, W, 3) RGB where `pixels` is the luma of coded colour video: most frames are never shown."""
+    object: StoredObject | None = None
+    """The stored object that it belongs to; None where the source has none."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

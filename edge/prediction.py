@@ -58,6 +58,8 @@ class Prediction:
     t_wall_ns: int
     latency_ms: Latency
     state: State = State.LIVE
+    object_id: str | None = None
+    """Of the stored object that the window lies in: a salted hash; None where the source has none."""
 
     @property
     def keyframe(self) -> int:

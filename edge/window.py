@@ -9,6 +9,9 @@ _NUM_INTERVALS_REMEMBERED = 15
 _GAP_FACTOR = 4.0
 _MIN_GAP_INTERVALS = 10.0
 
+NEW_OBJECT = "a new object begins"
+"""The one reason for a reset that nothing is wrong with."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Window:
@@ -46,7 +49,7 @@ class WindowSampler:
         frames at 0, 30, 60, 90, 120 ms   in the clip: 0, 30, 90, 120
         frames at 0, 50, 100 ms           in the clip: all
 
-    A pause, a change of size, or a clock that goes back empties the clip: no window spans it.
+    A pause, a change of size, a new object, or a clock that goes back empties the clip: no window spans it.
     """
 
     def __init__(self, num_frames: int, frame_interval_ms: float, hop: int) -> None:
@@ -66,11 +69,12 @@ class WindowSampler:
         self._next_due_ms = 0.0
         self._last_ms: float | None = None
         self._size_wh: tuple[int, int] | None = None
+        self._object_id: str | None = None
 
-    def add(self, index: int, t_media_ns: int, size_wh: tuple[int, int]) -> Choice:
-        """Decide on the next frame of the stream."""
+    def add(self, index: int, t_media_ns: int, size_wh: tuple[int, int], object_id: str | None = None) -> Choice:
+        """Decide on the next frame of the stream, of the stored object of this id if it belongs to one."""
         now_ms = t_media_ns / 1e6
-        reason = self._discontinuity(now_ms, size_wh)
+        reason = self._new_object(object_id) or self._discontinuity(now_ms, size_wh)
         self._remember(now_ms, size_wh)
         if reason is not None:
             self.reset()
@@ -83,6 +87,14 @@ class WindowSampler:
         """Empty the clip; the next frame starts a new grid."""
         self._clip.clear()
         self._num_since_reset = 0
+
+    def _new_object(self, object_id: str | None) -> str | None:
+        is_new, self._object_id = object_id != self._object_id, object_id
+        if not is_new or self._last_ms is None:
+            return None
+        self._intervals_ms.clear()  # it has a rate of its own
+        self._last_ms = None
+        return NEW_OBJECT
 
     def _discontinuity(self, now_ms: float, size_wh: tuple[int, int]) -> str | None:
         if self._last_ms is None:

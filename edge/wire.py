@@ -57,7 +57,8 @@ def prediction_header(prediction: Prediction, identity: StreamIdentity, seq: int
     """Return a prediction's header, all but `latency_ms.total`, which the publisher adds last."""
     window, latency = prediction.window, prediction.latency_ms
     positive_probability = float(prediction.probabilities[-1])
-    return {
+    stored = {} if prediction.object_id is None else {"object": prediction.object_id}
+    return stored | {
         "v": VERSION,
         "stream": identity.stream,
         "seq": seq,

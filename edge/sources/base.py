@@ -28,6 +28,8 @@ class SourceInfo:
     """What may be published in place of a name that may not."""
     note: str = ""
     """One more thing to tell the user at the start, for example that the images are synthetic."""
+    plays_objects: bool = False
+    """True where it plays stored objects as they are sent: it may be long until one comes, and its frames can wait."""
 
     @property
     def public_name(self) -> str:
