@@ -36,7 +36,7 @@ MODELS = {
     "tin-r34": ModelInfo("tin.TIN", {"depth": 34}),
     "tin-r50": ModelInfo("tin.TIN", {"depth": 50}),
     "r2plus1d-18": ModelInfo("video3d.R2Plus1D", {"depth": 18}),
-    "r2plus1d-34": ModelInfo("video3d.R2Plus1D", {"depth": 34}),
+    "r2plus1d-34": ModelInfo("video3d.R2Plus1D", {"depth": 34, "is_original": True}),
     "resnet3d-18": ModelInfo("video3d.ResNet3D", {"depth": 18}),
     "resnet3d-50": ModelInfo("video3d.ResNet3D", {"depth": 50}),
     "resnet50": ModelInfo("static.StaticResNet", {"depth": 50}, is_static=True),

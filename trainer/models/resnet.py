@@ -27,6 +27,15 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module
     return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
 
+def init_convolutions(network: nn.Module) -> None:
+    """Start each 2D or 3D convolution at the scale at which rectified layers keep the gradient's (He et al. 2015)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut; the shortcut sees the block's untouched input."""
 
@@ -109,9 +118,7 @@ class ResNet(nn.Module):
                 channels = (width << stage) * block.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         self.num_features = channels
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.bn1(self.conv1(images)).relu())
