@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.capture import CaptureLoop, CaptureSettings, Pacer, RateLimiter, RoiChooser, encode_jpeg
+from edge.capture import CaptureLoop, CaptureSettings, RateLimiter, RoiChooser, encode_jpeg
 from edge.errors import ConfigError
 from edge.frame import Frame
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
+from edge.pacing import Pacer
 from edge.preprocess import preprocess
 from edge.sources.base import Rect, SourceInfo
 from engines import PreprocessSpec
