@@ -83,22 +83,23 @@ class Recipe:
     elastic: float = _number(0.5, 0, 1)
     """Probability of an elastic deformation, with the rotation and zoom below in the same resampling."""
     elastic_px: float = _number(4.0, 0)
-    """Largest shift of the deformation's control points, which are 32 pixels apart at 256."""
+    """Largest standard deviation of the shifts of its control points, eight of which lie along a side."""
     rotate_deg: float = _number(0.0, 0, 180)
+    """Largest rotation."""
     zoom: float = _number(0.0, 0, 0.9)
-    """Largest relative change of scale, as other imaging depths show it."""
+    """Largest relative change of scale along each axis, as other imaging depths show it."""
     time_jitter: float = _number(0.0, 0, 0.9)
     """Largest relative change of the probe's speed: the clip's frames lie that much closer or farther apart."""
     reverse: float = _number(0.0, 0, 1)
     """Probability of playing the clip backwards."""
-    gain: float = _number(0.0, 0, 1)
-    """Largest change of overall brightness, of the full scale."""
     gamma: float = _number(0.0, 0, 0.9)
     """Largest relative change of the gray curve's exponent, as other dynamic ranges show it."""
-    depth_gain: float = _number(0.0, 0, 1)
-    """Largest change of brightness along the depth, of the full scale, as other time gain compensation shows it."""
-    speckle: float = _number(0.0, 0, 1)
-    """Largest standard deviation of multiplicative, speckle-sized noise."""
+    gain: float = _number(0.0, 0, 0.9)
+    """Largest relative change of brightness."""
+    depth_gain: float = _number(0.0, 0, 0.9)
+    """Largest relative change of brightness along the depth, as other time gain compensation shows it."""
+    speckle: float = _number(0.0, 0, 0.9)
+    """Largest standard deviation of multiplicative noise in grains of two pixels."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -153,9 +154,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "zoom": 0.15,
         "time_jitter": 0.25,
         "reverse": 0.5,
-        "gain": 0.1,
-        "gamma": 0.25,
-        "depth_gain": 0.1,
+        "gamma": 0.2,
+        "gain": 0.2,
+        "depth_gain": 0.2,
         "speckle": 0.1,
     },
 }
