@@ -41,7 +41,8 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
 
     Args:
         path: A CSV file in UTF-8. Columns: path (relative to the CSV's folder), label, patient_id; where there is one,
-            split (train, val, test), fold, site, roi (X,Y,W,H in source pixels), keyframe; all others are covariates.
+            split (train, val, test; empty is train), fold, site, roi (X,Y,W,H in source pixels), keyframe; all others
+            are covariates.
         classes: Names by label, where they are known already: labels may then be such names too, and not every class
             needs a video. By default labels are whole numbers from 0, each with at least one video.
 
@@ -52,7 +53,7 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
     path = Path(path)
     content = _content(path)
     rows, header = _rows(path, content)
-    videos = tuple(video_of(path, line, row, classes) for line, row in rows)
+    videos = _with_split([video_of(path, line, row, classes) for line, row in rows])
     _check_unique(path, videos)
     _check_files(path, videos)
     names = tuple(classes) if classes else _class_names(path, videos)
@@ -72,16 +73,8 @@ def check_whole(path: Path, videos: Sequence[Video], unit: str) -> None:
     Raises:
         ManifestError: One is divided; it is named.
     """
-    tested = [video for video in videos if video.split == "test"]
-    validated = [video for video in videos if video.split != "test"]
     _check_one_value(path, videos, unit, "split")
-    _check_one_value(path, validated, unit, "fold")
-    both = {getattr(video, unit) for video in tested} & {getattr(video, unit) for video in validated} - {None}
-    if both:
-        raise ManifestError(
-            f"{path}: leak: {_noun(unit)} {_some(both)} has videos in the test split and videos without a split; "
-            f"put all videos of a {_noun(unit)} on one side"
-        )
+    _check_one_value(path, [video for video in videos if video.split != "test"], unit, "fold")
 
 
 def _check_one_value(path: Path, videos: Sequence[Video], unit: str, column: str) -> None:
@@ -136,6 +129,13 @@ def _check_header(path: Path, header: list[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise ManifestError(f"{path} has two columns {twice[0]!r}; give each column a name of its own")
+
+
+def _with_split(videos: Sequence[Video]) -> tuple[Video, ...]:
+    """Take an empty split for "train" in a manifest that names others."""
+    if all(video.split is None for video in videos):
+        return tuple(videos)
+    return tuple(dataclasses.replace(video, split=video.split or "train") for video in videos)
 
 
 def _check_unique(path: Path, videos: Sequence[Video]) -> None:

@@ -33,7 +33,7 @@ class Video:
     """Index into the manifest's classes."""
     patient_id: str
     split: str | None = None
-    """"train", "val" or "test"; None where the manifest does not say."""
+    """"train", "val" or "test"; None where the manifest has no splits."""
     fold: int | None = None
     """The cross-validation fold in which the video validates; None where the manifest does not say."""
     site: str | None = None

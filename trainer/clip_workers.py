@@ -1,0 +1,91 @@
+"""Decodes many videos in worker processes."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from edge.errors import EdgeError
+from trainer.clip_entry import ClipCacheError
+from trainer.decode import StopFlag
+from trainer.video import Video
+
+Get = Callable[[Video, StopFlag], Any]
+"""Decodes one video into the cache."""
+
+_get: Get
+_stop: StopFlag
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def decode_all(get: Get, videos: Sequence[Video], num_workers: int) -> dict[str, str]:
+    """Decode the videos, with progress; Ctrl-C ends the workers soon.
+
+    Returns:
+        Why a video cannot be read, by its id, for those that cannot.
+
+    Raises:
+        ClipCacheError: The cache cannot be written, or a worker was killed.
+    """
+    console = Console(stderr=True)
+    unreadable = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for video, reason in progress.track(
+            _results(get, videos, num_workers), total=len(videos), description="decoding videos"
+        ):
+            if reason is not None:
+                unreadable[video.id] = reason
+    return unreadable
+
+
+def _results(get: Get, videos: Sequence[Video], num_workers: int) -> Iterator[tuple[Video, str | None]]:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    if len(videos) < 2:  # not worth a process
+        yield from ((video, try_get(get, video, stop)) for video in videos)
+        return
+    with ProcessPoolExecutor(min(num_workers, len(videos)), context, _start, (get, stop)) as pool:
+        futures: dict[Future[str | None], Video] = {pool.submit(_work, video): video for video in videos}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as exc:
+            raise ClipCacheError(
+                "a process that decodes videos was killed, perhaps for want of memory; what was decoded is kept: "
+                "run the same command again"
+            ) from exc
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(get: Get, stop: StopFlag) -> None:
+    """Set up a worker: what it needs comes once, not with every video."""
+    global _get, _stop
+    _get, _stop = get, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+
+
+def _work(video: Video) -> str | None:
+    return try_get(_get, video, _stop)
+
+
+def try_get(get: Get, video: Video, stop: StopFlag) -> str | None:
+    """Decode a video; return why it cannot be read, or None."""
+    try:
+        get(video, stop)
+    except ClipCacheError:
+        raise
+    except EdgeError as exc:
+        return str(exc)
+    return None
