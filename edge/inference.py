@@ -56,9 +56,6 @@ class ClipQueue:
         self._is_lossless = is_lossless
         self._frames: collections.deque[ClipFrame] = collections.deque()
         self._num_lost_windows = 0
-        self._ended: list[str] = []
-        self.ended: list[str] = []
-        """Objects whose last frame was among those that the last `take` gave; they belong to the taker."""
         self._is_finished = False
         self._changed = threading.Condition()
 
@@ -74,25 +71,16 @@ class ClipQueue:
             self._frames.append(frame)
             self._changed.notify_all()
 
-    def end_object(self, object_id: str) -> None:
-        """Say that all frames of an object were put."""
-        with self._changed:
-            if not self._is_finished:
-                self._ended.append(object_id)
-                self._changed.notify_all()
-
     def take(self) -> tuple[list[ClipFrame], int] | None:
         """Wait for frames and take all that are there; None at the end.
 
         Returns:
-            The frames, oldest first, and the number of due windows that fell out since the last call. There may be no
-            frame where an object has ended.
+            The frames, oldest first, and the number of due windows that fell out since the last call.
         """
         with self._changed:
-            while not self._frames and not self._ended and not self._is_finished:
+            while not self._frames and not self._is_finished:
                 self._changed.wait()
-            self.ended, self._ended = self._ended, []
-            if not self._frames and not self.ended:
+            if not self._frames:
                 return None
             frames, num_lost = list(self._frames), self._num_lost_windows
             self._frames.clear()
@@ -111,7 +99,6 @@ class ClipQueue:
             self._is_finished = True
             if discard:
                 self._frames.clear()
-                self._ended.clear()
             self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
@@ -149,7 +136,6 @@ class InferenceLoop:
         is_lossless: bool,
         on_prediction: Callable[[Prediction], None],
         on_state: Callable[[State, str], None],
-        on_object_end: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._queue = queue
@@ -159,7 +145,6 @@ class InferenceLoop:
         self._in_flight: collections.deque[_Submitted] = collections.deque()
         self._on_prediction = on_prediction
         self._on_state = on_state
-        self._on_object_end = on_object_end
         self._num_skipped = 0
         self._told: tuple[State, str] | None = None
 
@@ -188,7 +173,6 @@ class InferenceLoop:
                     yield from self._finish(self._max_in_flight - 1)
                 else:
                     self._skip(1)
-            self._settle(self._queue.ended)
             if self._queue.is_empty:  # nothing is held back while the next frame is waited for
                 yield from self._finish(0)
 
@@ -196,11 +180,6 @@ class InferenceLoop:
         """Wait for the oldest windows in flight until no more than `num_left` are."""
         while len(self._in_flight) > num_left:
             yield self._prediction(self._in_flight.popleft())
-
-    def _settle(self, object_ids: list[str]) -> None:
-        """Say that all predictions of these objects were handed on."""
-        for object_id in object_ids:
-            self._on_object_end(object_id)
 
     def _tell(self, state: State, reason: str) -> None:
         if (state, reason) != self._told:
