@@ -254,7 +254,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 1_000_000_000_000
         clock = SimpleNamespace(monotonic_ns=lambda: self.now_ns, time_ns=lambda: 7)
-        monkeypatch.setattr("edge.capture.time", clock)
+        monkeypatch.setattr("edge.pacing.time", clock)
 
     def wait(self, timeout_s: float) -> None:
         self.now_ns += round(timeout_s * 1e9)
