@@ -37,7 +37,7 @@ class Latency:
     queue: float
     """From preprocessed to the start of its inference."""
     infer: float
-    """In the engine, the copy into its ring included."""
+    """In the engine, the copy into its ring included, and other windows that are in flight at the pace "max"."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
