@@ -8,7 +8,6 @@ import itertools
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from trainer.video import OPTIONAL, REQUIRED, ManifestError, Video, video_of
 
@@ -63,7 +62,7 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
 
 
 def check_whole(path: Path, videos: Sequence[Video], unit: str) -> None:
-    """Refuse a patient (or a site) that the manifest itself puts on both sides of a split, or into two folds.
+    """Refuse a patient (or a site) that the manifest itself puts into two splits, or into two folds.
 
     Args:
         path: The manifest's, for the message.
@@ -78,17 +77,18 @@ def check_whole(path: Path, videos: Sequence[Video], unit: str) -> None:
 
 
 def _check_one_value(path: Path, videos: Sequence[Video], unit: str, column: str) -> None:
-    places: dict[str, dict[Any, str]] = {}
+    places: dict[str, dict[str | int, str]] = {}
     for video in videos:
-        if (value := getattr(video, column)) is not None and (name := getattr(video, unit)) is not None:
-            places.setdefault(name, {}).setdefault(value, video.id)
+        if (value := getattr(video, column)) is not None:
+            places.setdefault(getattr(video, unit), {}).setdefault(value, video.id)
     divided = [name for name, found in places.items() if len(found) > 1]
     if divided:
+        noun = unit.removesuffix("_id")
         (one, first), (other, second) = list(places[divided[0]].items())[:2]
         more = f" (and {len(divided) - 1} more)" if len(divided) > 1 else ""
         raise ManifestError(
-            f"{path}: leak: {_noun(unit)} {divided[0]!r}{more} is in {column} {one} ({first}) and in {column} {other} "
-            f"({second}); all videos of a {_noun(unit)} belong into one {column}"
+            f"{path}: leak: {noun} {divided[0]!r}{more} is in {column} {one} ({first}) and in {column} {other} "
+            f"({second}); all videos of a {noun} belong into one {column}"
         )
 
 
@@ -183,7 +183,3 @@ def _some(names: Collection[str]) -> str:
     """Return the first few of many names."""
     first = ", ".join(repr(name) for name in sorted(names)[:MAX_NAMED])
     return f"{first} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else first
-
-
-def _noun(unit: str) -> str:
-    return unit.removesuffix("_id")
