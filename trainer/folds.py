@@ -116,8 +116,8 @@ def _check_enough(manifest: Manifest, groups: Sequence[str], labels: Sequence[in
         members = {group for group, own in zip(groups, labels, strict=True) if own == label}
         if len(members) < num_folds:
             raise ManifestError(
-                f"{manifest.path}: class {name!r} has {len(members)} {by}s outside the test split; {num_folds} folds need "
-                f"as many: ask for fewer folds, or add {by}s"
+                f"{manifest.path}: class {name!r} has {len(members)} {by}s outside the test split; {num_folds} folds "
+                f"need as many: ask for fewer folds, or add {by}s"
             )
 
 
