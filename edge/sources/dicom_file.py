@@ -3,12 +3,14 @@
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from edge.frame import StoredObject
 from edge.sources.base import Rect, SourceInfo
-from edge.sources.dicom_header import read_image
+from edge.sources.dicom_header import instance_uid, read_image
 from edge.sources.dicom_pixels import PixelReader, check_attributes, num_frames_stated
 from edge.sources.dicom_region import ultrasound_region
 from edge.sources.dicom_timing import FrameTiming
 from edge.sources.dicom_video import is_video, video_pictures
+from edge.sources.object_id import salted_hash
 from edge.sources.stored import AnyImage, Damage, Picture, StoredSource
 
 
@@ -28,15 +30,16 @@ class DicomFile(StoredSource):
         self._reader = None if is_video(self._image.transfer_syntax) else PixelReader(self._image)
         self._timing = FrameTiming(header, path.name)
         self._num_frames_stated = num_frames_stated(header)
+        region = region or ultrasound_region(header, (header.Columns, header.Rows))
         info = SourceInfo(
             name=path.name,
             frame_interval_ms=self._timing.interval_ms,
             is_live=False,
-            region=region or ultrasound_region(header, (header.Columns, header.Rows)),
+            region=region,
             num_frames=self._num_frames_stated,
             kind=kind,
         )
-        super().__init__(info)
+        super().__init__(info, StoredObject(salted_hash(instance_uid(header) or path.name), region))
 
     def pictures(self, damage: Damage) -> Generator[Picture, None, None]:
         """Yield the images, each with its time; see `StoredSource.pictures`."""

@@ -25,8 +25,8 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 # Only these are read: what is never read is never shown, and a broken element elsewhere does no harm.
 KEYWORDS = [
-    "SOPClassUID", "NumberOfFrames", "FrameIncrementPointer", "FrameTime", "FrameTimeVector", "CineRate",
-    "RecommendedDisplayFrameRate", "SequenceOfUltrasoundRegions", "SamplesPerPixel", "PhotometricInterpretation",
+    "SOPClassUID", "SOPInstanceUID", "NumberOfFrames", "FrameIncrementPointer", "FrameTime", "FrameTimeVector",
+    "CineRate", "RecommendedDisplayFrameRate", "SequenceOfUltrasoundRegions", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "RescaleIntercept", "RescaleSlope",
     "ModalityLUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
@@ -155,6 +155,12 @@ def _deflated_image(path: Path, header: Dataset) -> DicomImage:
 def _sop_class(header: Dataset) -> str:
     file_meta = header.file_meta if hasattr(header, "file_meta") else Dataset()
     return str(header.get("SOPClassUID") or file_meta.get("MediaStorageSOPClassUID") or "")
+
+
+def instance_uid(header: Dataset) -> str:
+    """Return the SOPInstanceUID, for hashing alone, since it leads to the patient; "" where there is none."""
+    file_meta = header.file_meta if hasattr(header, "file_meta") else Dataset()
+    return str(header.get("SOPInstanceUID") or file_meta.get("MediaStorageSOPInstanceUID") or "")
 
 
 def _what_it_is(header: Dataset) -> str:

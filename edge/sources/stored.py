@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from edge.errors import SourceError
-from edge.frame import Frame, UInt8Image
+from edge.frame import Frame, StoredObject, UInt8Image
 from edge.sources.base import SourceInfo
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,9 @@ class MediaClock:
 class StoredSource(abc.ABC):
     """A source whose images lie in files: read as fast as one likes, and again from the start as often as one likes."""
 
-    def __init__(self, info: SourceInfo) -> None:
+    def __init__(self, info: SourceInfo, stored_object: StoredObject | None = None) -> None:
         self._info = info
+        self._object = stored_object
         self._closed = threading.Event()
         self._has_warned = False
 
@@ -105,7 +106,7 @@ class StoredSource(abc.ABC):
             for image, t_ns in pictures:
                 if self._closed.is_set():
                     return
-                yield _stamp(image, num_frames, clock.tick(t_ns))
+                yield _stamp(image, num_frames, clock.tick(t_ns), self._object)
                 num_frames += 1
         self._report(damage, num_frames)
 
@@ -124,6 +125,6 @@ class StoredSource(abc.ABC):
         self._closed.set()
 
 
-def _stamp(image: AnyImage, index: int, t_media_ns: int) -> Frame:
+def _stamp(image: AnyImage, index: int, t_media_ns: int, stored_object: StoredObject | None) -> Frame:
     pixels, colour = (image.luma, image.rgb) if isinstance(image, ColourImage) else (image, None)
-    return Frame(pixels, index, t_media_ns, time.monotonic_ns(), time.time_ns(), colour)
+    return Frame(pixels, index, t_media_ns, time.monotonic_ns(), time.time_ns(), colour, stored_object)
