@@ -50,6 +50,9 @@ class BundleFile:
     kind: str
     """"onnx", "torch-export", "reference"; compiled kinds are added by edge-build."""
     precision: str | None = None
+    build: Mapping[str, Any] | None = None
+    """Of a compiled file: `backend`, `device`, `software` (versions), `hardware`, `options`, `parity` (`num_clips`,
+    `probability_difference`, `heatmap_difference`), `windows_per_s` and `built_at`; all as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +89,10 @@ class Bundle:
         wanted = f"{precision} {kind}" if precision else kind
         kinds = ", ".join(sorted({file.kind for file in self.files})) or "none"
         raise BundleError(f"bundle {self.path} has no {wanted} file (it lists: {kinds}); export it again")
+
+    def has(self, kind: str, precision: str | None = None) -> bool:
+        """Whether `file` would return one."""
+        return any(file.kind == kind and precision in (None, file.precision) for file in self.files)
 
     def reference(self) -> "Reference":
         """Read the reference clips and outputs.
@@ -181,19 +188,45 @@ def write_manifest(
         "intended_use": intended_use,
         "training": dict(training),
         "files": [
-            {
-                "name": file_name,
-                "sha256": sha256_of(folder / file_name),
-                "size_bytes": (folder / file_name).stat().st_size,
-                "kind": kind,
-                **({"precision": precision} if precision else {}),
-            }
-            for file_name, kind, precision in files
+            _file_entry(describe_file(folder / file_name, kind, precision)) for file_name, kind, precision in files
         ],
     }
+    _replace_manifest(folder, manifest)
+
+
+def describe_file(path: Path, kind: str, precision: str | None, build: Mapping[str, Any] | None = None) -> BundleFile:
+    """Return the entry of a file as it lies on disk, hashed now."""
+    return BundleFile(path.name, sha256_of(path), path.stat().st_size, kind, precision, build)
+
+
+def add_files(bundle: Bundle, *files: BundleFile) -> Bundle:
+    """List files that already lie in the bundle's folder, over entries of the same names; in one atomic step.
+
+    Raises:
+        BundleError: The manifest cannot be read or written.
+    """
+    path = bundle.path / MANIFEST_NAME
+    manifest = _read_manifest(path)
+    names = {file.name for file in files}
+    entries = [_file_entry(file) for file in files]
+    manifest["files"] = [entry for entry in manifest["files"] if entry["name"] not in names] + entries
+    try:
+        _replace_manifest(bundle.path, manifest)
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be written ({exc.strerror}); give it room and write permission") from exc
+    kept = tuple(file for file in bundle.files if file.name not in names)
+    return dataclasses.replace(bundle, files=kept + files)
+
+
+def _replace_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     temporary = folder / (MANIFEST_NAME + ".tmp")
     temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(folder / MANIFEST_NAME)
+
+
+def _file_entry(file: BundleFile) -> dict[str, Any]:
+    """Return the manifest's entry; what is None is left out."""
+    return {key: value for key, value in dataclasses.asdict(file).items() if value is not None}
 
 
 def sha256_of(path: Path) -> str:
@@ -260,7 +293,15 @@ def _parse_file(entry: Mapping[str, Any]) -> BundleFile:
     name = str(entry["name"])
     if name in ("", "..") or "\0" in name or Path(name).name != name:
         raise ValueError(f"file name {name!r} is not that of a file in the bundle's folder")
-    return BundleFile(name, str(entry["sha256"]), int(entry["size_bytes"]), str(entry["kind"]), entry.get("precision"))
+    build = entry.get("build")
+    return BundleFile(
+        name,
+        str(entry["sha256"]),
+        int(entry["size_bytes"]),
+        str(entry["kind"]),
+        entry.get("precision"),
+        None if build is None else dict(build),
+    )
 
 
 def _check_file(folder: Path, file: BundleFile) -> None:

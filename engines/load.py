@@ -12,13 +12,22 @@ BACKENDS = {
     "openvino": "engines.openvino_engine",
     "torch": "engines.torch_engine",
 }
-"""Backend name to the module that owns its library and has `create(bundle, options)`."""
+"""Backend name to the module that owns its library."""
 
 DEFAULT_BACKEND = "openvino"
 
 
-class _BackendModule(Protocol):
-    def create(self, bundle: Bundle, options: EngineOptions) -> Engine: ...
+class BackendModule(Protocol):
+    """What each backend's module has."""
+
+    def create(self, bundle: Bundle, options: EngineOptions) -> Engine:
+        """Load the bundle; the engine is neither warm nor proven."""
+
+    def probe(self) -> str | None:
+        """Return why this backend cannot run on this machine; None: it can. Cheap, and never crashes."""
+
+    def precisions(self, bundle: Bundle) -> tuple[str, ...]:
+        """Return the precisions for which the bundle has what the backend needs, the default first."""
 
 
 def load_engine(
@@ -46,13 +55,32 @@ def load_engine(
         ParityError: The outputs differ from the reference.
         EngineError: The backend could not load the model.
     """
-    name = DEFAULT_BACKEND if backend == "auto" else backend
-    if name not in BACKENDS:
-        raise BackendError(f"backend {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}")
-    module = cast(_BackendModule, importlib.import_module(BACKENDS[name]))
     options = EngineOptions(
         device=device, precision=precision, is_for_throughput=is_for_throughput, num_threads=num_threads
     )
+    return load_proven(bundle, DEFAULT_BACKEND if backend == "auto" else backend, options)
+
+
+def load_proven(bundle: Bundle, backend: str, options: EngineOptions) -> Engine:
+    """Load, warm up and check, as `load_engine` does for a backend that is named."""
+    engine = load_unproven(bundle, backend, options)
+    try:
+        check_parity(engine, bundle)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def load_unproven(bundle: Bundle, backend: str, options: EngineOptions) -> Engine:
+    """Load and warm up, for whoever measures the differences itself.
+
+    Raises:
+        EngineError: As `load_engine`, but for the parity.
+    """
+    module = backend_module(backend)
+    if (trouble := module.probe()) is not None:
+        raise BackendError(f"backend {backend} cannot run here: {trouble}")
     try:
         engine = module.create(bundle, options)
     except MemoryError as exc:
@@ -61,8 +89,18 @@ def load_engine(
         ) from exc
     try:
         engine.warmup()
-        check_parity(engine, bundle)
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def backend_module(backend: str) -> BackendModule:
+    """Return a backend's module by its name.
+
+    Raises:
+        BackendError: There is none of this name.
+    """
+    if backend not in BACKENDS:
+        raise BackendError(f"backend {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}")
+    return cast(BackendModule, importlib.import_module(BACKENDS[backend]))

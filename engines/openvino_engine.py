@@ -1,6 +1,7 @@
 """The `openvino` backend: FP32 on the CPU by default, where there is no GPU."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,17 @@ from engines.errors import BackendError, EngineError
 def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "OpenVinoEngine":  # noqa: B008  frozen
     """Load the bundle's FP32 ONNX file on an OpenVINO device ("CPU" by default)."""
     return (OpenVinoThroughputEngine if options.is_for_throughput else OpenVinoEngine)(bundle, options)
+
+
+def probe() -> str | None:
+    """Return why OpenVINO cannot run here."""
+    return None if importlib.util.find_spec("openvino") else "it is not installed: `pip install openvino`"
+
+
+def precisions(bundle: Bundle) -> tuple[str, ...]:
+    """Return FP32, and what edge-build added."""
+    built = tuple(file.precision for file in bundle.files if file.kind == "openvino" and file.precision)
+    return ("fp32", *(precision for precision in built if precision != "fp32"))
 
 
 class OpenVinoEngine(HostEngine):

@@ -1,11 +1,12 @@
 """The parity gate: an engine proves itself on the bundle's reference before it is used."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from engines.bundle import Bundle
-from engines.engine import Engine
+from engines.bundle import Bundle, BundleFile
+from engines.engine import Engine, EngineOutput
 from engines.errors import ParityError
 
 
@@ -34,6 +35,34 @@ class ParityResult:
     probability_difference: float
     heatmap_difference: float
     """As a fraction of the reference heatmaps' peak."""
+    is_top_class_equal: bool
+    """Of every clip."""
+    tolerance: Tolerance
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the engine may be used. Written so that a NaN fails."""
+        return (
+            self.is_top_class_equal
+            and self.probability_difference <= self.tolerance.probability
+            and self.heatmap_difference <= self.tolerance.heatmap
+        )
+
+    def describe(self) -> str:
+        """Return the differences and what is allowed."""
+        return (
+            f"probabilities differ by {self.probability_difference:.2g} (allowed {self.tolerance.probability:g}), "
+            f"heatmaps by {self.heatmap_difference:.2g} of the peak (allowed {self.tolerance.heatmap:g}), "
+            f"top class {'equal' if self.is_top_class_equal else 'not equal'}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a manifest keeps of it."""
+        return {
+            "num_clips": self.num_clips,
+            "probability_difference": self.probability_difference,
+            "heatmap_difference": self.heatmap_difference,
+        }
 
 
 def check_parity(engine: Engine, bundle: Bundle) -> ParityResult:
@@ -42,10 +71,21 @@ def check_parity(engine: Engine, bundle: Bundle) -> ParityResult:
     Raises:
         ParityError: A difference above the precision's tolerance, a NaN, another shape, or another top class.
     """
+    result = measure_parity(engine, bundle)
+    if not result.is_within:
+        raise _refusal(engine, bundle, result.describe())
+    return result
+
+
+def measure_parity(engine: Engine, bundle: Bundle) -> ParityResult:
+    """Run the reference clips and say how far the outputs are off; leaves the engine's ring empty.
+
+    Raises:
+        ParityError: The outputs have other shapes than the reference.
+    """
     reference = bundle.reference()
     outputs = [engine.run_clip(clip) for clip in reference.clips]
-    probabilities = np.stack([output.probabilities for output in outputs])
-    heatmaps = np.stack([output.heatmap for output in outputs])
+    probabilities, heatmaps = _stack(outputs)
     if probabilities.shape != reference.probabilities.shape or heatmaps.shape != reference.heatmaps.shape:
         raise _refusal(
             engine,
@@ -54,34 +94,35 @@ def check_parity(engine: Engine, bundle: Bundle) -> ParityResult:
             f"{reference.probabilities.shape} and {reference.heatmaps.shape}",
         )
     peak = float(np.abs(reference.heatmaps).max()) or 1.0
-    result = ParityResult(
+    return ParityResult(
         num_clips=len(outputs),
         probability_difference=float(np.abs(probabilities - reference.probabilities).max()),
         heatmap_difference=float(np.abs(heatmaps - reference.heatmaps).max()) / peak,
+        is_top_class_equal=bool((probabilities.argmax(1) == reference.probabilities.argmax(1)).all()),
+        tolerance=TOLERANCES[engine.spec.precision],
     )
-    _judge(engine, bundle, result, bool((probabilities.argmax(1) == reference.probabilities.argmax(1)).all()))
-    return result
 
 
-def _judge(engine: Engine, bundle: Bundle, result: ParityResult, is_top_class_equal: bool) -> None:
-    tolerance = TOLERANCES[engine.spec.precision]
-    # written so that a NaN fails
-    is_close = result.probability_difference <= tolerance.probability and result.heatmap_difference <= tolerance.heatmap
-    if is_close and is_top_class_equal:
-        return
-    raise _refusal(
-        engine,
-        bundle,
-        f"probabilities differ by {result.probability_difference:.2g} (allowed {tolerance.probability:g}), "
-        f"heatmaps by {result.heatmap_difference:.2g} of the peak (allowed {tolerance.heatmap:g}), "
-        f"top class {'equal' if is_top_class_equal else 'not equal'}",
-    )
+def _stack(outputs: list[EngineOutput]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    return np.stack([output.probabilities for output in outputs]), np.stack([output.heatmap for output in outputs])
 
 
 def _refusal(engine: Engine, bundle: Bundle, difference: str) -> ParityError:
     spec = engine.spec
-    name = next(file.name for file in bundle.files if file.sha256 == spec.sha256)
+    file = next(file for file in bundle.files if file.sha256 == spec.sha256)
     return ParityError(
-        f"{bundle.path / name} is refused on {spec.backend} {spec.precision}: {difference} over the clips of "
-        f"{bundle.file('reference').name}; export the bundle again"
+        f"{bundle.path / file.name} is refused on {spec.backend} {spec.precision}: {difference} over the clips of "
+        f"{bundle.file('reference').name}; {cure(bundle, file)}"
     )
+
+
+def cure(bundle: Bundle, file: BundleFile) -> str:
+    """Return what to do about a file that cannot be used here."""
+    return rebuild_command(bundle, file) if file.build else "export the bundle again"
+
+
+def rebuild_command(bundle: Bundle, file: BundleFile) -> str:
+    """Return the words that tell how to compile a file anew on this machine."""
+    assert file.build is not None
+    command = f"edge-build {bundle.path} --backend {file.build.get('builder')} --precision {file.precision}"
+    return f"build it again on this machine: {command}"

@@ -1,5 +1,7 @@
 """The `torch` backend: PyTorch in FP32 on the CPU, the reference that others are compared with."""
 
+import importlib.util
+import sys
 import warnings
 from typing import Any
 
@@ -19,6 +21,17 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "TorchEn
     if options.device not in (None, "cpu"):
         raise BackendError(f"backend torch runs on device cpu; got {options.device!r}; leave --device out")
     return TorchEngine(bundle)
+
+
+def probe() -> str | None:
+    """Return why torch cannot run here; looked up without loading it, which takes seconds."""
+    is_there = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
+    return None if is_there else "it is not installed: `pip install torch==2.13.0`"
+
+
+def precisions(bundle: Bundle) -> tuple[str, ...]:
+    """Return what the bundle has a program for."""
+    return ("fp32",) if bundle.has("torch-export", "fp32") else ()
 
 
 class TorchEngine(HostEngine):

@@ -1,0 +1,176 @@
+"""Compiling into a bundle: what is built must pass the parity gate before the manifest lists it."""
+
+import dataclasses
+import datetime
+import importlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.bundle import Bundle, BundleFile, add_files, describe_file
+from engines.engine import Engine, EngineOptions
+from engines.errors import BackendError, EngineError, ParityError
+from engines.load import load_unproven
+from engines.parity import ParityResult, measure_parity
+
+_TIMED_S, _MIN_TIMED = 1.0, 3
+
+Progress = Callable[[str, float], None]
+"""Is told what is being done, and which share of it is done, 0 to 1."""
+
+
+class Builder(NamedTuple):
+    """A way to compile."""
+
+    module: str
+    """Has `PRECISIONS` and `build(bundle, precision, options, folder, progress) -> Built`."""
+    backend: str
+    """The backend that runs what it builds."""
+
+
+BUILDERS = {
+    "openvino": Builder("engines.openvino_build", "openvino"),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What a build may be told. Each builder takes what concerns it."""
+
+    device: str | None = None
+    """The backend's own name of a device; None: its default."""
+    calibration_clips: npt.NDArray[np.float32] | None = None
+    """(n, T, C, H, W) in 0..1 for INT8; None: the bundle's reference clips."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a builder wrote into the folder that it was given."""
+
+    files: tuple[tuple[str, str], ...]
+    """(name, kind) of each file; the first one is the engine."""
+    device: str
+    software: Mapping[str, str]
+    """Library to version: what the files depend on."""
+    hardware: Mapping[str, Any]
+    """What of the machine the files depend on, and what their speed was measured on."""
+    options: Mapping[str, Any]
+    """What was chosen, as JSON."""
+
+
+class _BuilderModule(Protocol):
+    PRECISIONS: tuple[str, ...]
+
+    def build(
+        self, bundle: Bundle, precision: str, options: BuildOptions, folder: Path, progress: Progress
+    ) -> Built: ...
+
+
+def build_engine(
+    bundle: Bundle, builder: str, precision: str, options: BuildOptions, progress: Progress
+) -> tuple[Bundle, BundleFile, ParityResult]:
+    """Compile, prove on the reference clips, time, and add to the bundle.
+
+    Args:
+        bundle: A loaded bundle.
+        builder: A name from `BUILDERS`.
+        precision: Arithmetic that the builder knows.
+        options: What the builder may be told.
+        progress: Is told how far it is.
+
+    Returns:
+        The bundle with the new files, the engine's entry, and its measured differences.
+
+    Raises:
+        BackendError: Unknown builder or precision, or its library is not installed.
+        ParityError: The engine differs from the reference; the bundle is as it was.
+        EngineError: The builder failed; the bundle is as it was.
+    """
+    module = _module(builder, precision)
+    # in the bundle's folder, so that moving the files there is atomic
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=".build-", dir=bundle.path)
+    except OSError as exc:
+        raise EngineError(f"{bundle.path} cannot be written ({exc.strerror}); give it write permission") from exc
+    with scratch as name:
+        folder = Path(name)
+        built = module.build(bundle, precision, options, folder, progress)
+        candidate = _candidate(bundle, builder, precision, built, folder)
+        progress("proving on the reference clips", 0.0)
+        options_of_run = EngineOptions(device=built.device, precision=precision)
+        result, windows_per_s = _prove(candidate, BUILDERS[builder].backend, options_of_run)
+        if not result.is_within:
+            raise ParityError(
+                f"{builder} {precision} of {bundle.path} is refused: {result.describe()} over {result.num_clips} "
+                "reference clips; nothing was added to the bundle: choose another precision"
+            )
+        files = _with_results(candidate.files[-len(built.files) :], result, windows_per_s)
+        for file in files:
+            (folder / file.name).replace(bundle.path / file.name)
+    return add_files(bundle, *files), files[0], result
+
+
+def _module(builder: str, precision: str) -> _BuilderModule:
+    if builder not in BUILDERS:
+        raise BackendError(f"backend {builder!r} cannot be built; allowed are {', '.join(BUILDERS)}")
+    module = cast(_BuilderModule, importlib.import_module(BUILDERS[builder].module))
+    if precision not in module.PRECISIONS:
+        raise BackendError(
+            f"{builder} cannot be built in precision {precision!r}; allowed are {', '.join(module.PRECISIONS)}"
+        )
+    return module
+
+
+def _candidate(bundle: Bundle, builder: str, precision: str, built: Built, folder: Path) -> Bundle:
+    """Return the bundle as it would be: a folder of links to the old files, and the new ones."""
+    names = {name for name, _ in built.files}
+    for file in bundle.files:
+        if file.name not in names:
+            (folder / file.name).symlink_to((bundle.path / file.name).resolve())
+    build = {
+        "builder": builder,
+        "backend": BUILDERS[builder].backend,
+        "device": built.device,
+        "software": dict(built.software),
+        "hardware": dict(built.hardware),
+        "options": dict(built.options),
+        "built_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    new = [
+        describe_file(folder / name, kind, precision, build if place == 0 else None)
+        for place, (name, kind) in enumerate(built.files)
+    ]
+    kept = tuple(file for file in bundle.files if file.name not in names)
+    return dataclasses.replace(bundle, path=folder, files=(*kept, *new))
+
+
+def _prove(candidate: Bundle, backend: str, options: EngineOptions) -> tuple[ParityResult, float]:
+    engine = load_unproven(candidate, backend, options)
+    try:
+        return measure_parity(engine, candidate), _measure_windows_per_s(engine, candidate)
+    finally:
+        engine.close()
+
+
+def _measure_windows_per_s(engine: Engine, bundle: Bundle) -> float:
+    """Return the rate of one window after the other, from their median time."""
+    clip_tchw = bundle.reference().clips[0]
+    for frame_chw in clip_tchw:
+        engine.push(frame_chw)
+    times_s: list[float] = []
+    while sum(times_s) < _TIMED_S or len(times_s) < _MIN_TIMED:
+        start_s = time.perf_counter()
+        engine.infer()
+        times_s.append(time.perf_counter() - start_s)
+    return 1 / float(np.median(times_s))
+
+
+def _with_results(files: tuple[BundleFile, ...], result: ParityResult, windows_per_s: float) -> list[BundleFile]:
+    engine, *others = files
+    build = {**(engine.build or {}), "parity": result.as_json(), "windows_per_s": round(windows_per_s, 3)}
+    return [dataclasses.replace(engine, build=build), *others]
