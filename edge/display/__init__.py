@@ -1,0 +1,1 @@
+"""The bedside display: a small server that subscribes to daemons and serves a page for a browser."""

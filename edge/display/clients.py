@@ -1,0 +1,84 @@
+"""The browsers: each gets the newest of what it has not seen, at its own pace."""
+
+import asyncio
+import collections
+import contextlib
+
+from aiohttp import web
+
+_MAX_UNDERWAY = 2
+"""Bundles that a browser has not yet confirmed: more would wait in the network and be old when they come."""
+
+
+class Clients:
+    """All browsers that are connected."""
+
+    def __init__(self) -> None:
+        self._clients: set[_Client] = set()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def send(self, slot: str, message: bytes, depth: int = 1) -> None:
+        """Give a message to every browser; of those that wait in a slot, the newest `depth` are kept."""
+        for client in self._clients:
+            client.put(slot, message, depth)
+
+    async def serve(self, socket: web.WebSocketResponse, greeting: list[tuple[str, bytes]]) -> None:
+        """Serve one browser until it goes."""
+        client = _Client(socket)
+        for slot, message in greeting:
+            client.put(slot, message, 1)
+        self._clients.add(client)
+        sender = asyncio.create_task(client.send_all())
+        try:
+            async for _confirmation in socket:
+                client.confirm()
+        finally:
+            self._clients.discard(client)
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await sender
+
+    async def close(self) -> None:
+        """Tell every browser that the server ends."""
+        for client in list(self._clients):
+            await client.close()
+
+
+class _Client:
+    """One browser. A slow one loses messages, and delays no other."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+        self._slots: collections.OrderedDict[str, collections.deque[bytes]] = collections.OrderedDict()
+        self._num_underway = 0
+        self._changed = asyncio.Event()
+
+    def put(self, slot: str, message: bytes, depth: int) -> None:
+        """Add a message, over the oldest of its slot."""
+        waiting = self._slots.setdefault(slot, collections.deque(maxlen=depth))
+        waiting.append(message)
+        self._changed.set()
+
+    def confirm(self) -> None:
+        """Note that the browser has drawn what it got."""
+        self._num_underway = max(0, self._num_underway - 1)
+        self._changed.set()
+
+    async def send_all(self) -> None:
+        """Send what waits whenever the browser is ready for more."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._num_underway >= _MAX_UNDERWAY or not self._slots:
+                continue
+            bundle = [message for waiting in self._slots.values() for message in waiting]
+            self._slots.clear()
+            self._num_underway += 1
+            for message in bundle:
+                await self._socket.send_bytes(message)
+            await self._socket.send_str("end")
+
+    async def close(self) -> None:
+        await self._socket.close(code=1001, message=b"the display server ends")

@@ -1,0 +1,203 @@
+"""What the display knows of each stream, and what it tells the browsers. Lives in the event loop."""
+
+import collections
+import dataclasses
+import json
+import time
+from typing import Any
+
+from edge.display.clients import Clients
+from edge.display.keyframes import Keyframe, Keyframes
+from edge.display.views import Pairing, View
+from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMessage
+
+HISTORY_S = 60.0
+
+Facts = dict[str, Any]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Stream:
+    """One stream of one daemon."""
+
+    id: str
+    address: str
+    name: str
+    pairing: Pairing = dataclasses.field(default_factory=Pairing)
+    keyframes: Keyframes = dataclasses.field(default_factory=Keyframes)
+    history: collections.deque[tuple[int, float]] = dataclasses.field(default_factory=collections.deque)
+    """(monotonic ns of receipt, probability), oldest first."""
+    prediction: PredictionMessage | None = None
+    status: StatusMessage | None = None
+    t_message_ns: int = 0
+
+
+class Hub:
+    """Takes the daemons' messages in and hands the browsers what to show."""
+
+    def __init__(self, clients: Clients) -> None:
+        self.streams: dict[str, Stream] = {}
+        self.connections: dict[str, tuple[bool, str]] = {}
+        """Address to (is up, why not)."""
+        self._clients = clients
+
+    def connection(self, address: str, is_up: bool, reason: str) -> None:
+        """Note that a daemon came or went."""
+        self.connections[address] = is_up, reason
+        self.tick()
+
+    def message(self, address: str, message: AnyMessage) -> None:
+        """Take a message in."""
+        stream = self._stream(address, message.stream)
+        stream.t_message_ns = message.arrival.t_received_ns
+        if isinstance(message, FrameMessage):
+            self._show(stream, stream.pairing.add_frame(message))
+        elif isinstance(message, PredictionMessage):
+            self._predicted(stream, message)
+        else:
+            is_change = stream.status is None or stream.status.state is not message.state
+            stream.status = message
+            if is_change:
+                self.tick()
+
+    def tick(self) -> None:
+        """Tell every browser that the server lives, and the state of each stream; called four times a second too."""
+        for stream in self.streams.values():
+            self._show(stream, stream.pairing.overdue())
+        self._clients.send("tick", encode({"kind": "tick", "streams": self._states()}))
+
+    def greeting(self) -> list[tuple[str, bytes]]:
+        """Return what a browser that comes now must be told, by slot."""
+        messages = [("tick", encode({"kind": "tick", "streams": self._states()}))]
+        now_ns = time.monotonic_ns()
+        for stream in self.streams.values():
+            past = [[round((t_ns - now_ns) / 1e6), probability] for t_ns, probability in stream.history]
+            messages.append((f"history {stream.id}", encode({"kind": "history", "stream": stream.id, "past": past})))
+            messages.append((f"keyframes {stream.id}", _encode_keyframes(stream)))
+            if stream.prediction is not None:
+                messages.append((f"prediction {stream.id}", _encode_prediction(stream, stream.prediction)))
+        return messages
+
+    def keyframe(self, keyframe_id: int) -> Keyframe | None:
+        """Return a keyframe that is still kept."""
+        kept = (keyframe for stream in self.streams.values() for keyframe in stream.keyframes.kept)
+        return next((keyframe for keyframe in kept if keyframe.id == keyframe_id), None)
+
+    def _stream(self, address: str, name: str) -> Stream:
+        stream_id = f"{address} {name}"
+        if stream_id not in self.streams:
+            self.streams[stream_id] = Stream(stream_id, address, name)
+            self.tick()
+        return self.streams[stream_id]
+
+    def _predicted(self, stream: Stream, prediction: PredictionMessage) -> None:
+        stream.prediction = prediction
+        views = stream.pairing.add_prediction(prediction)
+        now_ns = prediction.arrival.t_received_ns
+        stream.history.append((now_ns, prediction.probability))
+        while stream.history[0][0] < now_ns - HISTORY_S * 1e9:
+            stream.history.popleft()
+        self._clients.send(f"prediction {stream.id}", _encode_prediction(stream, prediction))
+        self._show(stream, views)
+        if stream.keyframes.add(prediction, stream.pairing.frames, stream.pairing.scale()):
+            self._clients.send(f"keyframes {stream.id}", _encode_keyframes(stream))
+
+    def _show(self, stream: Stream, views: list[View]) -> None:
+        for view in views:
+            self._clients.send(f"view {stream.id}", _encode_view(stream, view), depth=2)
+
+    def _states(self) -> list[Facts]:
+        now_ns = time.monotonic_ns()
+        states = [
+            _state(stream, self.connections.get(stream.address, (False, "")), now_ns)
+            for stream in self.streams.values()
+        ]
+        silent = set(self.connections) - {stream.address for stream in self.streams.values()}
+        return states + [_silent_state(address, *self.connections[address]) for address in sorted(silent)]
+
+
+def encode(facts: Facts, *blobs: bytes) -> bytes:
+    """Return one message for the browser: length of the JSON, the JSON, and blobs whose sizes it tells."""
+    text = json.dumps({**facts, "blobs": [len(blob) for blob in blobs]}).encode()
+    return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
+
+
+def _state(stream: Stream, connection: tuple[bool, str], now_ns: int) -> Facts:
+    status = stream.status
+    header = status.header if status else {}
+    return {
+        "id": stream.id,
+        "name": stream.name,
+        "address": stream.address,
+        "is_connected": connection[0],
+        "refusal": connection[1],
+        "silent_ms": (now_ns - stream.t_message_ns) / 1e6,
+        "state": str(status.state) if status else None,
+        "reason": status.reason if status else "",
+        "latency_ms": status.latency_ms if status else {},
+        "fps": header.get("fps"),
+        "source": header.get("source"),
+        "engine": header.get("engine"),
+        "has_pictures": bool(stream.pairing.frames),
+    }
+
+
+def _silent_state(address: str, is_up: bool, refusal: str) -> Facts:
+    return {
+        "id": address,
+        "name": address,
+        "address": address,
+        "is_connected": is_up,
+        "refusal": refusal,
+        "silent_ms": None,
+        "state": None,
+        "reason": "",
+        "latency_ms": {},
+        "has_pictures": False,
+    }
+
+
+def _encode_prediction(stream: Stream, prediction: PredictionMessage) -> bytes:
+    return encode(
+        {
+            "kind": "prediction",
+            "stream": stream.id,
+            "seq": prediction.seq,
+            "state": str(prediction.sent_state),
+            "class": prediction.classes[-1],
+            "probability": prediction.probability,
+            "threshold": prediction.threshold,
+            "positive": prediction.positive,
+            "age_ms": prediction.age_ms,
+            "total_ms": prediction.latency_ms.get("total"),
+            "object": prediction.header.get("object"),
+        }
+    )
+
+
+def _encode_view(stream: Stream, view: View) -> bytes:
+    facts = {"kind": "view", "stream": stream.id, "index": view.frame.index, **view_facts(view)}
+    return encode(facts, view.frame.jpeg, *([view.heat.map_hw.tobytes()] if view.heat else []))
+
+
+def view_facts(view: View) -> Facts:
+    """Return where a picture and its heatmap lie, in source pixels."""
+    heat = view.heat
+    return {
+        "frame_px": view.frame.roi_px,
+        "heat": {"hw": list(heat.map_hw.shape), "roi_px": list(heat.roi_px)} if heat else None,
+    }
+
+
+def _encode_keyframes(stream: Stream) -> bytes:
+    kept = [
+        {
+            "id": keyframe.id,
+            "probability": keyframe.probability,
+            "positive": keyframe.positive,
+            "t_wall_ms": keyframe.t_wall_ns / 1e6,
+            "index": keyframe.view.frame.index,
+        }
+        for keyframe in stream.keyframes.kept
+    ]
+    return encode({"kind": "keyframes", "stream": stream.id, "keyframes": kept})

@@ -1,0 +1,70 @@
+// The one connection to edge-display: messages in, and whether the server or the network is lost.
+
+const SILENT_MS = 1500; // the server ticks four times a second
+const RETRY_MS = 500;
+const PROBE_MS = 1000;
+
+export class Link {
+  /** @param {(message: {facts: object, blobs: Uint8Array[]}) => void} onMessage */
+  constructor(onMessage) {
+    this.onMessage = onMessage;
+    this.down = "network";
+    this.lastMs = -Infinity;
+    this.open();
+  }
+
+  /** "up", or what is lost: "server" or "network". */
+  get state() {
+    return performance.now() - this.lastMs <= SILENT_MS ? "up" : this.down;
+  }
+
+  open() {
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(`${scheme}//${location.host}/live`);
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = (event) => {
+      this.lastMs = performance.now();
+      if (typeof event.data === "string") {
+        // confirmed when it is drawn: the server sends no more than this browser can show
+        requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
+      } else {
+        this.onMessage(decode(event.data));
+      }
+    };
+    const watch = setInterval(() => {
+      if (this.state !== "up" && performance.now() - opened > 2 * SILENT_MS) socket.close();
+    }, RETRY_MS);
+    const opened = performance.now();
+    socket.onclose = async () => {
+      clearInterval(watch);
+      if (this.lastMs > -Infinity) this.lastMs = Math.min(this.lastMs, performance.now() - SILENT_MS - 1);
+      this.down = await probe();
+      setTimeout(() => this.open(), RETRY_MS);
+    };
+  }
+}
+
+/** A server that is gone is refused at once; a network that is gone does not answer. */
+async function probe() {
+  if (!navigator.onLine && !["127.0.0.1", "localhost", "[::1]"].includes(location.hostname)) return "network";
+  const started = performance.now();
+  try {
+    await fetch("/healthz", { signal: AbortSignal.timeout(PROBE_MS) });
+    return "server"; // it is back, or about to be
+  } catch {
+    return performance.now() - started < PROBE_MS - 100 ? "server" : "network";
+  }
+}
+
+/** A message: length of the JSON (4 bytes, little-endian), the JSON, blobs whose sizes it tells. */
+export function decode(buffer) {
+  const size = new DataView(buffer).getUint32(0, true);
+  const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+  let offset = 4 + size;
+  const blobs = facts.blobs.map((length) => {
+    const blob = new Uint8Array(buffer, offset, length);
+    offset += length;
+    return blob;
+  });
+  return { facts, blobs };
+}

@@ -1,0 +1,120 @@
+// The page: messages go to tiles, the viewer's choices to all of them.
+
+import { Link } from "./link.js";
+import { draw } from "./picture.js";
+import { Tile } from "./tile.js";
+
+const WORDS_MS = 100;
+
+const tiles = new Map();
+const look = { opacity: 0.6, changed: true };
+let settings = { stale_ms: 500, vanish_ms: 2000 };
+
+const handlers = {
+  settings: (facts) => (settings = facts),
+  tick: ({ streams }) => {
+    const present = new Set(streams.map((stream) => stream.id));
+    for (const [id, tile] of tiles) {
+      if (!present.has(id)) {
+        tile.section.remove();
+        tiles.delete(id);
+      }
+    }
+    for (const stream of streams) tileOf(stream.id).onTick(stream);
+    document.body.dataset.tiles = tiles.size === 1 ? "one" : "many";
+  },
+  history: (facts) => tileOf(facts.stream).history.restore(facts.past),
+  prediction: (facts) => tileOf(facts.stream).onPrediction(facts),
+  keyframes: (facts) => tileOf(facts.stream).onKeyframes(facts),
+};
+
+const link = new Link((message) => {
+  const { facts } = message;
+  if (facts.kind === "view") tileOf(facts.stream).onView(message);
+  else handlers[facts.kind]?.(facts);
+});
+
+function tileOf(id) {
+  if (!tiles.has(id)) {
+    const tile = new Tile(id, look, enlarge);
+    tiles.set(id, tile);
+    document.getElementById("tiles").append(tile.section);
+  }
+  return tiles.get(id);
+}
+
+function drawPictures() {
+  for (const tile of tiles.values()) tile.drawPicture();
+  look.changed = false;
+  requestAnimationFrame(drawPictures);
+}
+
+function drawWords() {
+  const { state } = link;
+  const banner = document.getElementById("link");
+  banner.hidden = state === "up";
+  banner.textContent = state === "server"
+    ? "The display server is gone: nothing here is current. Trying again."
+    : "No word from the display server: nothing here is current. Trying again.";
+  for (const tile of tiles.values()) tile.drawWords(state, settings);
+}
+
+function enlarge({ view, caption }) {
+  if (!view) return;
+  const dialog = document.getElementById("large");
+  draw(dialog.querySelector("canvas"), view, look.opacity);
+  dialog.querySelector(".caption").textContent = caption;
+  dialog.showModal();
+}
+
+function remember(key, value) {
+  try {
+    localStorage.setItem(key, value);
+  } catch {
+    // a kiosk may forbid it: the choice then lasts as long as the page
+  }
+}
+
+function recall(key) {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+function setUpControls() {
+  const heat = document.getElementById("heat");
+  const opacity = document.getElementById("opacity");
+  const theme = document.getElementById("theme");
+  const apply = () => {
+    const isOn = heat.getAttribute("aria-pressed") === "true";
+    look.opacity = isOn ? Number(opacity.value) : 0;
+    look.changed = true;
+    opacity.disabled = !isOn;
+  };
+  heat.onclick = () => {
+    heat.setAttribute("aria-pressed", String(heat.getAttribute("aria-pressed") !== "true"));
+    apply();
+  };
+  opacity.value = recall("opacity") ?? opacity.value;
+  opacity.oninput = () => {
+    remember("opacity", opacity.value);
+    apply();
+  };
+  const paint = (name) => {
+    document.documentElement.dataset.theme = name;
+    theme.textContent = name === "dark" ? "Light" : "Dark";
+  };
+  theme.onclick = () => {
+    const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    remember("theme", name);
+    paint(name);
+  };
+  paint(recall("theme") ?? "dark");
+  apply();
+}
+
+setUpControls();
+requestAnimationFrame(drawPictures);
+setInterval(drawWords, WORDS_MS);

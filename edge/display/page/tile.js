@@ -1,0 +1,166 @@
+// One stream on the page.
+
+import { History } from "./history.js";
+import { judge } from "./judge.js";
+import { decodeView, draw } from "./picture.js";
+
+const MAX_WAITING = 2; // views: what comes faster than the screen is left out
+
+export class Tile {
+  /**
+   * @param {string} id
+   * @param look what the viewer chose: {opacity}
+   * @param {(keyframe: object) => void} onEnlarge
+   */
+  constructor(id, look, onEnlarge) {
+    this.id = id;
+    this.look = look;
+    this.onEnlarge = onEnlarge;
+    this.stream = null;
+    this.result = null;
+    this.waiting = [];
+    this.view = null;
+    this.num_drawn = 0;
+    this.section = document.getElementById("tile").content.firstElementChild.cloneNode(true);
+    this.section.dataset.stream = id;
+    this.part = (name) => this.section.querySelector(`.${name}`);
+    this.history = new History(this.part("history"));
+  }
+
+  onTick(stream) {
+    this.stream = { ...stream, t_ms: performance.now() };
+    this.part("name").textContent = stream.name;
+  }
+
+  onPrediction(facts) {
+    this.result = { ...facts, t_ms: performance.now() - facts.age_ms };
+    this.history.add(facts.probability, facts.threshold, facts.age_ms);
+  }
+
+  async onView(message) {
+    const view = await decodeView(message).catch(() => null);
+    if (view === null) return;
+    this.waiting.push(view);
+    while (this.waiting.length > MAX_WAITING) this.waiting.shift().bitmap.close();
+  }
+
+  onKeyframes({ keyframes }) {
+    this.part("keyframes").replaceChildren(...keyframes.map((keyframe) => this.thumbnail(keyframe)));
+  }
+
+  /** The age of the result now, whatever the clocks: as told when it came, and what has passed since. */
+  get ageMs() {
+    return this.result === null ? Infinity : performance.now() - this.result.t_ms;
+  }
+
+  /** Draw what is new; called for each frame of the screen. */
+  drawPicture() {
+    const next = this.waiting.shift();
+    if (next) {
+      this.view?.bitmap.close();
+      this.view = next;
+      this.num_drawn += 1;
+    }
+    if (this.view && (next || this.look.changed)) draw(this.part("picture"), this.view, this.look.opacity);
+    if (next) this.section.dispatchEvent(new CustomEvent("drawn", { bubbles: true, detail: { index: next.index } }));
+  }
+
+  /** Say what may be believed now. */
+  drawWords(link, settings) {
+    const { result, ageMs } = this;
+    const stream = this.stream && { ...this.stream, silent_ms: this.silentMs() };
+    const verdict = judge({ link, stream, result, ageMs, staleMs: settings.stale_ms, vanishMs: settings.vanish_ms });
+    this.section.dataset.state = verdict.key;
+    this.part("word").textContent = verdict.word;
+    this.part("sign").firstElementChild.setAttribute("href", `#${verdict.sign}`);
+    this.part("reason").textContent = verdict.reason;
+    this.drawNumber(verdict);
+    this.drawVeil(verdict);
+    this.part("small").textContent = this.small();
+    this.history.draw();
+  }
+
+  silentMs() {
+    return this.stream.silent_ms === null ? null : this.stream.silent_ms + performance.now() - this.stream.t_ms;
+  }
+
+  drawNumber({ showsNumber, isCurrent, key }) {
+    const { result } = this;
+    this.section.classList.toggle("positive", showsNumber && result.positive);
+    this.part("finding").textContent = result?.class ?? "";
+    this.part("number").textContent = showsNumber ? `${(100 * result.probability).toFixed(0)} %` : "–";
+    this.part("number").classList.toggle("past", !isCurrent);
+    this.part("verdict").textContent = showsNumber ? verdictOf(result) : "";
+    this.part("age").textContent = result === null ? "" : this.age(key, isCurrent);
+  }
+
+  age(key, isCurrent) {
+    const seconds = this.ageMs / 1000;
+    if (isCurrent) return `result ${Math.max(0, this.ageMs).toFixed(0)} ms old`;
+    const then = clock(Date.now() - this.ageMs);
+    return `${key === "FROZEN" ? "as of" : "last result at"} ${then}, ${seconds.toFixed(seconds < 10 ? 1 : 0)} s ago`;
+  }
+
+  drawVeil({ isCurrent, word, key }) {
+    const veil = this.part("veil");
+    const hasPicture = this.view !== null;
+    const isLivePicture = isCurrent || (key === "WARMUP" && hasPicture);
+    veil.hidden = isLivePicture && hasPicture;
+    veil.textContent = isLivePicture ? "No picture: start edge-infer with --frames 30" : word;
+    this.section.classList.toggle("dim", !isLivePicture);
+  }
+
+  small() {
+    const { stream } = this;
+    if (stream === null) return "";
+    const { p50, p99 } = stream.latency_ms;
+    const engine = stream.engine ? `${stream.engine.name} on ${stream.engine.backend} ${stream.engine.precision}` : "";
+    const fps = stream.fps ? `${stream.fps.toFixed(0)} frames/s` : "";
+    const latency = p50 === undefined ? "" : `latency ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms`;
+    return [fps, latency, engine, stream.source].filter(Boolean).join(" · ");
+  }
+
+  thumbnail(keyframe) {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    const canvas = document.createElement("canvas");
+    const caption = document.createElement("span");
+    const when = clock(keyframe.t_wall_ms);
+    caption.textContent = `${(100 * keyframe.probability).toFixed(0)} % · ${when}`;
+    button.type = "button";
+    button.setAttribute("aria-label", `Enlarge: ${caption.textContent}`);
+    button.append(canvas, caption);
+    item.append(button);
+    const shown = loadKeyframe(keyframe.id).then((view) => {
+      if (view) draw(canvas, view, this.look.opacity);
+      return view;
+    });
+    button.onclick = async () => this.onEnlarge({ ...keyframe, caption: caption.textContent, view: await shown });
+    return item;
+  }
+}
+
+const loaded = new Map(); // keyframe id to view: the strip is drawn again whenever it changes
+
+async function loadKeyframe(id) {
+  if (!loaded.has(id)) {
+    loaded.set(id, fetchKeyframe(id));
+    if (loaded.size > 64) loaded.delete(loaded.keys().next().value);
+  }
+  return loaded.get(id);
+}
+
+async function fetchKeyframe(id) {
+  const { decode } = await import("./link.js");
+  const response = await fetch(`/keyframes/${id}`);
+  return response.ok ? decodeView(decode(await response.arrayBuffer())) : null;
+}
+
+function clock(t_ms) {
+  return new Date(t_ms).toLocaleTimeString("en-GB");
+}
+
+function verdictOf({ positive, threshold }) {
+  const at = `${(100 * threshold).toFixed(1)} %`;
+  return positive ? `▲ at or above the threshold ${at}` : `▽ below the threshold ${at}`;
+}

@@ -1,0 +1,106 @@
+"""Pairs each picture with the part of a heatmap that belongs to it."""
+
+import collections
+import dataclasses
+import time
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge.messages import FrameMessage, PredictionMessage
+from edge.sources.base import Rect
+
+_NUM_FRAMES_KEPT = 128
+_PATIENCE_NS = 250_000_000
+_PEAK_MEMORY_NS = 60_000_000_000
+_UPSCALING = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Heat:
+    """One frame's evidence."""
+
+    map_hw: npt.NDArray[np.uint8]
+    """(h, w) uint8: 255 is the strongest evidence of the last minute."""
+    roi_px: Rect
+    """The part of the source image that the map covers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A picture and the heatmap of that very frame."""
+
+    frame: FrameMessage
+    heat: Heat | None
+    """None where no prediction looked at this frame in time."""
+
+
+class Pairing:
+    """Holds pictures back until the prediction that looked at them is there, and no longer than a quarter second.
+
+    The heatmap `(T, h, w)` has a map for each frame of its window, so a picture is drawn with its own map and never
+    with that of another moment.
+    """
+
+    def __init__(self) -> None:
+        self.frames: collections.deque[FrameMessage] = collections.deque(maxlen=_NUM_FRAMES_KEPT)
+        """The last pictures, oldest first."""
+        self._waiting: collections.deque[FrameMessage] = collections.deque(maxlen=_NUM_FRAMES_KEPT)
+        self._peaks: collections.deque[tuple[int, float]] = collections.deque()
+        self._t_prediction_ns = -_PATIENCE_NS
+
+    def add_frame(self, frame: FrameMessage) -> list[View]:
+        """Take a picture in; return the views that can be shown now."""
+        if self.frames and frame.index <= self.frames[-1].index:  # the daemon started again
+            self.frames.clear()
+            self._waiting.clear()
+        self.frames.append(frame)
+        self._waiting.append(frame)
+        return self.overdue()
+
+    def overdue(self) -> list[View]:
+        """Return the pictures that no prediction came for in time."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self._t_prediction_ns < _PATIENCE_NS:
+            return []
+        views = [View(frame, None) for frame in self._waiting]
+        self._waiting.clear()
+        return views
+
+    def add_prediction(self, prediction: PredictionMessage) -> list[View]:
+        """Take a prediction in; return views of the pictures that it looked at and that still wait."""
+        self._t_prediction_ns = prediction.arrival.t_received_ns
+        scale = self._scale(prediction)
+        views = []
+        while self._waiting and self._waiting[0].index <= prediction.last_index:
+            frame = self._waiting.popleft()
+            views.append(View(frame, heat_of(prediction, frame.index, scale)))
+        return views
+
+    def scale(self) -> float:
+        """Return the strongest evidence of the last minute."""
+        return max((peak for _, peak in self._peaks), default=0.0)
+
+    def _scale(self, prediction: PredictionMessage) -> float:
+        now_ns = prediction.arrival.t_received_ns
+        peak = prediction.place.peak if prediction.place else 0.0
+        while self._peaks and self._peaks[-1][1] <= peak:
+            self._peaks.pop()
+        self._peaks.append((now_ns, peak))
+        while self._peaks[0][0] < now_ns - _PEAK_MEMORY_NS:
+            self._peaks.popleft()
+        return self._peaks[0][1]
+
+
+def heat_of(prediction: PredictionMessage, index: int, scale: float) -> Heat | None:
+    """Return the heatmap of the frame with this index; None where the window does not hold it or has no evidence."""
+    heatmap, place = prediction.heatmap, prediction.place
+    span = prediction.last_index - prediction.first_index
+    if heatmap is None or place is None or not 0 <= index - prediction.first_index <= span or not 0 < scale < np.inf:
+        return None
+    slot = round((index - prediction.first_index) * (len(heatmap) - 1) / max(1, span))
+    map_hw = np.nan_to_num(heatmap[slot].astype(np.float32)) * (255 / scale)
+    # browsers stretch in straight lines, which makes diamonds of a few cells
+    smooth = cv2.resize(map_hw, None, fx=_UPSCALING, fy=_UPSCALING, interpolation=cv2.INTER_CUBIC)
+    return Heat(np.clip(smooth, 0, 255).astype(np.uint8), place.roi_px)
