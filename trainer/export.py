@@ -61,11 +61,12 @@ def export_bundle(
     name: str,
     intended_use: str,
     training: Mapping[str, Any],
+    temperature: float = 1.0,
 ) -> None:
     """Write a bundle and prove it on each backend.
 
     Args:
-        model: A trained network that `WithHeatmap` takes.
+        model: A trained network.
         out_dir: The bundle's folder, made where it is missing; files of the same names are replaced.
         classes: Class names, the positive one last.
         threshold: Operating point in [0, 1].
@@ -75,6 +76,7 @@ def export_bundle(
         name: The model's name, for people.
         intended_use: What the model is for, and what it is not for.
         training: Summary of data, folds and metrics; as JSON.
+        temperature: Divides the logits; from calibration.
 
     Raises:
         ParityError: A backend does not give the network's own outputs.
@@ -82,8 +84,9 @@ def export_bundle(
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     model = copy.deepcopy(model).eval().cpu().float()
-    outputs = write_reference(model, reference_clips, folder / REFERENCE_NAME)
-    program = export_program(fold_batch_norms(model), torch.from_numpy(reference_clips[:1]))
+    outputs = write_reference(WithHeatmap(model, temperature), reference_clips, folder / REFERENCE_NAME)
+    network = WithHeatmap(fold_batch_norms(model), temperature)
+    program = export_program(network, torch.from_numpy(reference_clips[:1]))
     write_onnx(program, folder / ONNX_NAME)
     write_program(program, folder / PROGRAM_NAME)
     write_manifest(
@@ -108,9 +111,10 @@ def export_bundle(
         load_engine(bundle, backend).close()
 
 
-def write_reference(model: nn.Module, clips: npt.NDArray[np.float32], path: Path) -> dict[str, npt.NDArray[np.float32]]:
+def write_reference(
+    network: WithHeatmap, clips: npt.NDArray[np.float32], path: Path
+) -> dict[str, npt.NDArray[np.float32]]:
     """Write clips and the network's FP32 outputs for them; return the outputs by their names in the graph."""
-    network = WithHeatmap(model)
     with torch.inference_mode():
         pairs = [network(torch.from_numpy(clip[np.newaxis])) for clip in clips]
     probabilities, heatmaps = (torch.cat(parts).numpy() for parts in zip(*pairs, strict=True))
@@ -122,17 +126,22 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Return a copy in which each batch norm that follows a convolution is part of it; exact in evaluation mode."""
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
-        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, nn.Identity())
+        for (before_name, before), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if not isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                continue
+            # a (2+1)D convolution is a sequence whose last part is what the norm follows
+            holder, name = (
+                (before, str(len(before) - 1)) if isinstance(before, nn.Sequential) else (parent, before_name)
+            )
+            setattr(holder, name, fuse_conv_bn_eval(getattr(holder, name), norm))
+            setattr(parent, norm_name, nn.Identity())
     return model
 
 
-def export_program(model: nn.Module, clip: Tensor) -> torch.export.ExportedProgram:
+def export_program(network: WithHeatmap, clip: Tensor) -> torch.export.ExportedProgram:
     """Trace the network with its heatmap for clips of exactly this shape (1, T, C, H, W)."""
     with _quiet():
-        program = torch.export.export(WithHeatmap(model).eval(), (clip,))
+        program = torch.export.export(network.eval(), (clip,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names files of the machine that trained
     return program

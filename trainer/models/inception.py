@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.models.classifier import PooledClassifier
+from trainer.models.resnet import init_convolutions
 
 NUM_FEATURES = 2048
 NUM_AUX_FEATURES = 768
@@ -221,16 +222,9 @@ class InceptionV3(PooledClassifier):
         self.backbone = Backbone(in_channels + self.constant_plane)
         self.aux = AuxiliaryHead(num_classes)
         self.make_head(NUM_FEATURES, num_classes, dropout)
-        self._init_weights()
+        init_convolutions(self)
 
     def training_logits(self, clip: Tensor) -> list[tuple[Tensor, float]]:
         middle = self.backbone.middle(self.normalise(clip).flatten(0, 1))
         aux_logits = self.aux(middle).unflatten(0, (len(clip), -1)).mean(1)
         return [(self.classify(self.backbone.rest(middle), len(clip)), 1.0), (aux_logits, AUX_LOSS_WEIGHT)]
-
-    def _init_weights(self) -> None:
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.01 if name == "aux.conv1.conv" else 0.1, a=-2, b=2)
-        nn.init.trunc_normal_(self.aux.fc.weight, std=0.001)
-        nn.init.zeros_(self.aux.fc.bias)
