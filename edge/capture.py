@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 import cv2
 
@@ -14,10 +14,12 @@ from edge.frame import Frame, StoredObject
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
 from edge.pacing import Pacer
+from edge.prediction import State
 from edge.preprocess import preprocess, visible_rect
 from edge.read_ahead import read_ahead
 from edge.roi import RoiFinder, check_inside
-from edge.sources.base import Rect, Source
+from edge.sources.base import LiveItem, Rect, Source, Trouble
+from edge.troubles import TroubleLog
 from edge.window import NEW_OBJECT, WindowSampler
 from engines import PreprocessSpec
 
@@ -26,6 +28,11 @@ _log = logging.getLogger(__name__)
 _JPEG_QUALITY = 90
 
 OnFrame = Callable[[Frame, Rect, bytes], None]
+OnInterruption = Callable[[State, str, bool], int | None]
+"""Is told a state, its reason, and whether what came before is complete in itself.
+
+Returns the stream's new epoch, or None where the stream has ended before all that was complete could be told.
+"""
 
 
 class RateLimiter:
@@ -137,6 +144,7 @@ class CaptureLoop:
         *,
         stop: threading.Event,
         on_frame: OnFrame,
+        on_interruption: OnInterruption = lambda *_: 0,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -144,40 +152,89 @@ class CaptureLoop:
         self._settings = settings
         self._stop = stop
         self._on_frame = on_frame
+        self._on_interruption = on_interruption
+        self._epoch = 0
+        self._num_frames = 0
+        self._is_cut_short = False
+        self._is_lost = False
+        self._held: list[tuple[Frame, int]] = []
+        """Frames that came before the ROI was known, each with the time at which it was in our hands."""
+        self._told: tuple[State, str] | None = None
+        """The interruption that lasts; None once a frame has come."""
+        self._troubles = TroubleLog(meters)
         self._roi = RoiChooser(settings.roi, source.info.region)
         self._sampler = WindowSampler(settings.num_frames, settings.frame_interval_ms, settings.hop)
         self._jpegs = RateLimiter(settings.frames_hz) if settings.frames_hz > 0 else None
 
     def run(self) -> None:
-        """Run until the source ends or `stop` is set.
+        """Run until the source ends or `stop` is set. May run again after a loss: indices go on.
 
         Raises:
+            SourceLost: A live source is gone for now.
             SourceError: The source gave no frame, or was lost for good.
             ConfigError: The user's ROI is not inside the image.
         """
-        held: list[tuple[Frame, int]] = []  # frames that came before the ROI was known
-        for frame, t_got_ns in self._frames():
-            if held and held[-1][0].size_wh != frame.size_wh:
-                self._process_all(held, self._roi.finish())
-                held = []
-            held.append((frame, t_got_ns))
-            if (roi := self._roi.add(frame)) is not None:
-                self._process_all(held, roi)
-                held = []
-        if not self._stop.is_set():
-            self._process_all(held, self._roi.finish())
-
-    def _frames(self) -> Iterator[tuple[Frame, int]]:
-        """Yield each frame at its time, with the monotonic time at which it was in our hands."""
-        with contextlib.closing(self._paced()) as frames:
-            for frame in frames:
-                if self._stop.is_set():
+        self._held.clear()
+        with contextlib.closing(self._paced()) as items:
+            for item in items:
+                if not self._is_over():
+                    self._take(item)
+                if self._is_over():
                     return
-                t_got_ns = time.monotonic_ns()
-                self._meters.captured(t_got_ns)
-                yield frame, t_got_ns
+        self._release()
 
-    def _paced(self) -> Generator[Frame, None, None]:
+    def interrupt(self, state: State, reason: str, *, is_end: bool = False) -> None:
+        """End all windows so far, and tell a state; once, however often it is said."""
+        if (state, reason) != self._told:
+            self._told = state, reason
+            epoch = self._on_interruption(state, reason, is_end)
+            self._is_cut_short = epoch is None
+            self._epoch = epoch or 0
+            self._sampler.interrupt(f"it begins anew after: {reason}")
+
+    def _is_over(self) -> bool:
+        return self._stop.is_set() or self._is_cut_short
+
+    def lose(self, state: State, reason: str) -> None:
+        """Interrupt; the next frame counts as a reconnect."""
+        self._is_lost = True
+        self.interrupt(state, reason)
+
+    def _take(self, item: LiveItem) -> None:
+        if isinstance(item, Frame):
+            self._take_frame(*self._received(item))
+        elif isinstance(item, Trouble):
+            self._troubles.add(item)
+        elif item.reason:
+            if item.is_end:
+                self._release()
+            self._held.clear()
+            self.interrupt(State.NO_SIGNAL, item.reason, is_end=item.is_end)
+
+    def _received(self, frame: Frame) -> tuple[Frame, int]:
+        """Count a frame; return it with its place in the stream, and the monotonic time now."""
+        t_got_ns = time.monotonic_ns()
+        self._meters.captured(t_got_ns)
+        if self._is_lost:
+            self._is_lost = False
+            self._meters.count("reconnects")
+            _log.info("the source is back")
+        self._told = None
+        index, self._num_frames = self._num_frames, self._num_frames + 1
+        return frame if frame.index == index else frame.replace(index=index), t_got_ns
+
+    def _take_frame(self, frame: Frame, t_got_ns: int) -> None:
+        if self._held and self._held[-1][0].size_wh != frame.size_wh:
+            self._release()
+        self._held.append((frame, t_got_ns))
+        if (roi := self._roi.add(frame)) is not None:
+            self._process_held(roi)
+
+    def _release(self) -> None:
+        """Choose the ROI from what was seen, for frames that wait for it: no more of their kind come."""
+        self._process_held(self._roi.finish())
+
+    def _paced(self) -> Generator[LiveItem, None, None]:
         frames = self._source.frames()
         if self._source.info.is_live:
             yield from frames
@@ -186,7 +243,8 @@ class CaptureLoop:
         else:
             yield from read_ahead(frames)
 
-    def _process_all(self, frames: list[tuple[Frame, int]], roi: Rect | None) -> None:
+    def _process_held(self, roi: Rect | None) -> None:
+        frames, self._held = self._held, []
         for frame, t_got_ns in frames:
             if roi is not None and not self._stop.is_set():
                 self._process(frame, t_got_ns, roi)
@@ -216,6 +274,7 @@ class CaptureLoop:
                     preprocess_ms=(t_ready_ns - t_start_ns) / 1e6,
                     t_ready_ns=t_ready_ns,
                     reset_reason=choice.reset_reason,
+                    epoch=self._epoch,
                     object_id=object_id,
                 )
             )

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import threading
 import time
@@ -15,6 +16,7 @@ from edge.errors import EngineError
 from edge.meters import Meters
 from edge.prediction import Latency, Prediction, State
 from edge.sources.base import Rect
+from edge.stream_state import StreamState
 from edge.window import Window
 from engines import Engine, EngineOutput
 
@@ -39,6 +41,8 @@ class ClipFrame:
     """Monotonic time when preprocessing ended."""
     reset_reason: str | None = None
     """Why the ring must be emptied first; None where the stream goes on."""
+    epoch: int = 0
+    """How often the stream had been interrupted; the first frame of an epoch has a reason for a reset."""
     object_id: str | None = None
     """Of the stored object that it belongs to; None where the source has none."""
 
@@ -57,6 +61,7 @@ class ClipQueue:
         self._frames: collections.deque[ClipFrame] = collections.deque()
         self._num_lost_windows = 0
         self._is_finished = False
+        self._is_drained = False
         self._changed = threading.Condition()
 
     def put(self, frame: ClipFrame) -> None:
@@ -79,7 +84,10 @@ class ClipQueue:
         """
         with self._changed:
             while not self._frames and not self._is_finished:
+                self._is_drained = True
+                self._changed.notify_all()
                 self._changed.wait()
+            self._is_drained = False
             if not self._frames:
                 return None
             frames, num_lost = list(self._frames), self._num_lost_windows
@@ -92,6 +100,16 @@ class ClipQueue:
     def is_empty(self) -> bool:
         """Whether `take` would have to wait, or return None."""
         return not self._frames
+
+    def drain(self) -> bool:
+        """Wait until all that was put is worked off: until `take` waits for more.
+
+        Returns:
+            False where the queue was finished first.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_finished or (self._is_drained and not self._frames))
+            return not self._is_finished
 
     def finish(self, *, discard: bool = False) -> None:
         """Let `take` return None once the queue is empty; `discard` empties it now."""
@@ -135,7 +153,7 @@ class InferenceLoop:
         *,
         is_lossless: bool,
         on_prediction: Callable[[Prediction], None],
-        on_state: Callable[[State, str], None],
+        states: StreamState,
     ) -> None:
         self._engine = engine
         self._queue = queue
@@ -144,26 +162,33 @@ class InferenceLoop:
         self._max_in_flight = engine.max_in_flight if is_lossless else 1
         self._in_flight: collections.deque[_Submitted] = collections.deque()
         self._on_prediction = on_prediction
-        self._on_state = on_state
+        self._states = states
         self._num_skipped = 0
-        self._told: tuple[State, str] | None = None
 
-    def run(self, max_windows: int | None = None) -> None:
-        """Run until the queue ends, or until `max_windows` predictions were given."""
-        for prediction in itertools.islice(self._predictions(), max_windows):
-            self._tell(State.LIVE, "")
-            self._on_prediction(prediction)
+    def run(self, max_windows: int | None = None) -> int:
+        """Run until the queue ends, or until `max_windows` predictions were told; return how many were."""
+        num_told = 0
+        for epoch, prediction in self._predictions():
+            hand_over = functools.partial(self._on_prediction, prediction)
+            if not self._states.tell(epoch, State.LIVE, "", hand_over):
+                self._skip(1)
+                continue
+            num_told += 1
+            if num_told == max_windows:
+                break
+        return num_told
 
-    def _predictions(self) -> Iterator[Prediction]:
+    def _predictions(self) -> Iterator[tuple[int, Prediction]]:
         while (taken := self._queue.take()) is not None:
             frames, num_lost = taken
             self._skip(num_lost)
+            frames = self._without_old(frames)
             due = [place for place, frame in enumerate(frames) if frame.window is not None]
             for place, frame in enumerate(frames):
                 if frame.reset_reason is not None:
                     yield from self._finish(0)
                     self._engine.reset()
-                    self._tell(State.WARMUP, frame.reset_reason)
+                    self._states.tell(frame.epoch, State.WARMUP, frame.reset_reason)
                 t_start_ns = time.monotonic_ns()
                 self._engine.push(frame.frame_chw)
                 if frame.window is None:
@@ -176,15 +201,17 @@ class InferenceLoop:
             if self._queue.is_empty:  # nothing is held back while the next frame is waited for
                 yield from self._finish(0)
 
-    def _finish(self, num_left: int) -> Iterator[Prediction]:
+    def _without_old(self, frames: list[ClipFrame]) -> list[ClipFrame]:
+        """Leave out frames from before an interruption: nobody would be told their windows."""
+        epoch = self._states.epoch
+        self._skip(sum(frame.window is not None for frame in frames if frame.epoch != epoch))
+        return [frame for frame in frames if frame.epoch == epoch]
+
+    def _finish(self, num_left: int) -> Iterator[tuple[int, Prediction]]:
         """Wait for the oldest windows in flight until no more than `num_left` are."""
         while len(self._in_flight) > num_left:
-            yield self._prediction(self._in_flight.popleft())
-
-    def _tell(self, state: State, reason: str) -> None:
-        if (state, reason) != self._told:
-            self._told = state, reason
-            self._on_state(state, reason)
+            submitted = self._in_flight.popleft()
+            yield submitted.frame.epoch, self._prediction(submitted)
 
     def _skip(self, number: int) -> None:
         self._num_skipped += number

@@ -35,7 +35,7 @@ class Meters:
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter."""
-        self.counters[name] += number
+        self.counters[name] = self.counters.get(name, 0) + number
 
     def captured(self, t_ns: int) -> None:
         """Count a frame that came at this monotonic time."""

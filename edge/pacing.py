@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 from edge.frame import Frame
+from edge.sources.base import LiveItem
 
 _MAX_LATE_NS = 10**9
 _DECODE_FACTOR, _DECODE_MARGIN_NS, _DECAY = 2, 2_000_000, 0.95
@@ -25,8 +26,8 @@ class Pacer:
         self._last_due_ns = 0
         self._decode_ns = 0.0
 
-    def play(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Yield each frame when it is due."""
+    def play(self, frames: Iterator[LiveItem]) -> Iterator[LiveItem]:
+        """Yield each frame when it is due, and all else at once."""
         while True:
             self._rest()
             t_start_ns = time.monotonic_ns()
@@ -34,7 +35,7 @@ class Pacer:
             if frame is None:
                 return
             self._decode_ns = max(time.monotonic_ns() - t_start_ns, _DECAY * self._decode_ns)
-            yield self.pace(frame)
+            yield self.pace(frame) if isinstance(frame, Frame) else frame
 
     def _rest(self) -> None:
         """Wait until the next frame must be decoded, judged by the slowest of the last ones."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import math
 import os
@@ -13,18 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edge import __version__, wire
+from edge import wire
 from edge.capture import CaptureLoop, CaptureSettings
 from edge.config import Config
-from edge.errors import EdgeError
+from edge.errors import EdgeError, SourceLost
 from edge.frame import Frame
 from edge.inference import ClipQueue, InferenceLoop
 from edge.meters import Meters
 from edge.prediction import Prediction, State
 from edge.publish import STATUS_INTERVAL_S, Publisher
+from edge.reconnect import play_through_losses
 from edge.roi import parse_roi
 from edge.sources.base import Rect, Source
-from engines import Bundle, Engine, EngineSpec, load_engine
+from edge.status import StatusReport
+from edge.stream_state import StreamState
+from engines import Bundle, Engine, load_engine
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +59,9 @@ class Pipeline:
         self._deadline_s = math.inf
         self._num_ended = 0
         self._ended = threading.Lock()
-        self._engine_spec: EngineSpec | None = None
-        self._last_status: wire.Header = {}
-        self._status_file_trouble: str | None = None
+        self._states = StreamState(publisher.set_state)
+        path = Path(config.status_file) if config.status_file else None
+        self._status = StatusReport(config.stream, source.info.public_name, meters, path)
 
     def run(self) -> None:
         """Play the stream to its end, or until `stop`.
@@ -71,7 +73,7 @@ class Pipeline:
             threading.Thread(target=self._work, args=(self._inference_thread,), name="inference"),
             threading.Thread(target=self._work, args=(self._capture_thread,), name="capture"),
         ]
-        self._publisher.start(self._status_header, self._guard)
+        self._publisher.start(self._status.header, self._guard)
         for thread in threads:
             thread.start()
         with _woken_by_signals(self._waker_fd):
@@ -80,7 +82,11 @@ class Pipeline:
         self._end(threads)
         if self._failure is not None:
             raise self._failure
-        self._tell_end()
+        self._status.log_end(
+            self._stop_reason or _SOURCE_ENDED,
+            is_stopped=self._stop_reason is not None,
+            num_needed=self._bundle.num_frames,
+        )
 
     def stop(self, reason: str) -> None:
         """Ask the stream to end at once. Takes no lock, so that a signal handler may call it."""
@@ -104,7 +110,7 @@ class Pipeline:
             select.select([self._wake_fd], [], [], min(remaining_s, STATUS_INTERVAL_S))
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_fd, 4096)
-            self._write_status_file()
+            self._status.write_file()
 
     def _end(self, threads: list[threading.Thread]) -> None:
         """Wake every wait, join, and publish the last status."""
@@ -120,10 +126,9 @@ class Pipeline:
                 _log.warning("thread %s did not end within %g s", thread.name, _JOIN_S)
         last_word = (State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
         if self._failure is not None:
-            info = self._source.info
-            last_word = (State.FAULT, str(self._failure).replace(info.name, info.public_name))
+            last_word = (State.FAULT, self._public(self._failure))
         self._publisher.close(*last_word, is_patient=self._is_lossless and not self._is_hurried)
-        self._write_status_file()
+        self._status.write_file()
         for fd in (self._wake_fd, self._waker_fd):
             os.close(fd)
 
@@ -164,12 +169,36 @@ class Pipeline:
             frames_hz=self._config.frames,
         )
         loop = CaptureLoop(
-            self._source, self._queue, self._meters, settings, stop=self._stop, on_frame=self._publish_frame
+            self._source,
+            self._queue,
+            self._meters,
+            settings,
+            stop=self._stop,
+            on_frame=self._publish_frame,
+            on_interruption=self._interrupt,
         )
         try:
-            loop.run()
+            self._play(loop)
         except EdgeError as exc:
             self._loss = exc  # not yet a failure: what came before it is still worth its predictions
+
+    def _play(self, loop: CaptureLoop) -> None:
+        """Play the source; a live one as often as it is lost and comes back."""
+
+        def tell(loss: SourceLost) -> None:
+            self._meters.count("losses")
+            loop.lose(State.FAULT if loss.is_fault else State.NO_SIGNAL, self._public(loss))
+
+        play_through_losses(loop.run, tell, self._stop, lambda: self._meters.counters["captured"])
+
+    def _interrupt(self, state: State, reason: str, is_end: bool) -> int | None:
+        if (self._is_lossless or is_end) and not self._queue.drain():
+            return None
+        return self._states.interrupt(state, reason)
+
+    def _public(self, exc: Exception) -> str:
+        """Return an error's text for the wire: a file's name may hold a patient's."""
+        return str(exc).replace(self._source.info.name, self._source.info.public_name)
 
     def _inference_thread(self) -> None:
         engine = load_engine(
@@ -181,11 +210,11 @@ class Pipeline:
             engine.close()
 
     def _run_engine(self, engine: Engine) -> None:
-        spec = self._engine_spec = engine.spec
+        spec = self._status.engine = engine.spec
         _log.info("engine: %s on %s %s %s, parity passed", spec.name, spec.backend, spec.device, spec.precision)
         identity = wire.StreamIdentity.of(self._config.stream, self._bundle, spec)
         publish: Callable[[Prediction], None] = functools.partial(self._publisher.publish_prediction, identity=identity)
-        self._publisher.set_state(State.WARMUP, f"waiting for {self._bundle.num_frames} frames")
+        self._states.tell(0, State.WARMUP, f"waiting for {self._bundle.num_frames} frames")
         self._is_engine_ready.set()
         loop = InferenceLoop(
             engine,
@@ -193,10 +222,9 @@ class Pipeline:
             self._meters,
             is_lossless=self._is_lossless,
             on_prediction=publish,
-            on_state=self._publisher.set_state,
+            states=self._states,
         )
-        loop.run(self._config.max_windows)
-        if self._meters.counters["inferred"] == self._config.max_windows:
+        if loop.run(self._config.max_windows) == self._config.max_windows:
             self._finish(f"--max-windows {self._config.max_windows} is reached")
 
     def _publish_frame(self, frame: Frame, roi: Rect, jpeg: bytes) -> None:
@@ -212,55 +240,6 @@ class Pipeline:
             "roi_px": list(roi),
         }
         self._publisher.publish_frame(header, jpeg)
-
-    def _status_header(self, state: State, reason: str) -> wire.Header:
-        self._last_status = {
-            "v": wire.VERSION,
-            "stream": self._config.stream,
-            "state": str(state),
-            "reason": reason,
-            "counters": dict(self._meters.counters),
-            "latency_ms": self._meters.latency_percentiles_ms(),
-            "fps": self._meters.fps(),
-            "uptime_s": self._meters.uptime_s,
-            "source": self._source.info.public_name,
-            "engine": wire.engine_header(self._engine_spec) if self._engine_spec else None,
-            "version": __version__,
-        }
-        return self._last_status
-
-    def _write_status_file(self) -> None:
-        """Write the last status; a disk that fails must not end the stream."""
-        if self._config.status_file is None or not self._last_status:
-            return
-        path = Path(self._config.status_file)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            temporary.write_text(json.dumps(self._last_status) + "\n", encoding="utf-8")
-            temporary.replace(path)
-            trouble = None
-        except OSError as exc:
-            trouble = exc.strerror
-        if trouble and trouble != self._status_file_trouble:
-            _log.warning("status file %s cannot be written: %s", path, trouble)
-        self._status_file_trouble = trouble
-
-    def _tell_end(self) -> None:
-        counters = self._meters.counters
-        if not counters["inferred"] and self._stop_reason is None:
-            _log.warning(
-                "no prediction: the source ended after %d frames, %d on the clip's time grid; a window needs %d",
-                counters["captured"],
-                counters["in_clip"],
-                self._bundle.num_frames,
-            )
-        _log.info(
-            "ended: %s; captured %d, published %d, skipped %d",
-            self._stop_reason or _SOURCE_ENDED,
-            counters["captured"],
-            counters["published"],
-            counters["skipped"],
-        )
 
 
 @contextlib.contextmanager

@@ -4,12 +4,12 @@ import collections
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from edge.frame import Frame
+from edge.sources.base import LiveItem
 
 _DEPTH = 4
 
 
-def read_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
+def read_ahead(frames: Iterator[LiveItem]) -> Generator[LiveItem, None, None]:
     """Yield the frames in order; what `frames` raises is raised in its place.
 
     FFmpeg's own frame threads would do the same, but give other pixels from run to run where a file is damaged.

@@ -68,13 +68,15 @@ class WindowSampler:
         self._num_since_reset = 0
         self._next_due_ms = 0.0
         self._last_ms: float | None = None
+        self._interruption: str | None = None
         self._size_wh: tuple[int, int] | None = None
         self._object_id: str | None = None
 
     def add(self, index: int, t_media_ns: int, size_wh: tuple[int, int], object_id: str | None = None) -> Choice:
         """Decide on the next frame of the stream, of the stored object of this id if it belongs to one."""
         now_ms = t_media_ns / 1e6
-        reason = self._new_object(object_id) or self._discontinuity(now_ms, size_wh)
+        reason = self._new_object(object_id) or self._interruption or self._discontinuity(now_ms, size_wh)
+        self._interruption = None
         self._remember(now_ms, size_wh)
         if reason is not None:
             self.reset()
@@ -82,6 +84,11 @@ class WindowSampler:
             return Choice(is_in_clip=False)
         self._take(index, now_ms)
         return Choice(is_in_clip=True, reset_reason=reason, window=self._window_if_due())
+
+    def interrupt(self, reason: str) -> None:
+        """Let the next frame start a new clip, for a reason that the frames themselves do not show."""
+        self._interruption = reason
+        self._last_ms = None
 
     def reset(self) -> None:
         """Empty the clip; the next frame starts a new grid."""

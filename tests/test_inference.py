@@ -14,6 +14,7 @@ from edge.errors import EngineError
 from edge.inference import ClipFrame, ClipQueue, InferenceLoop
 from edge.meters import Meters
 from edge.prediction import Prediction, State
+from edge.stream_state import StreamState
 from edge.window import WindowSampler
 from engines import Engine, EngineOutput, EngineSpec
 
@@ -156,7 +157,7 @@ def start() -> Iterator[Start]:
             meters,
             is_lossless=is_lossless,
             on_prediction=predictions.append,
-            on_state=lambda state, reason: states.append((state, reason)),
+            states=StreamState(lambda state, reason: states.append((state, reason))),
         )
 
         def run() -> None:

@@ -37,6 +37,31 @@ class SourceInfo:
         return self.kind or self.name
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """A live source has no image for now and is well otherwise: NO_SIGNAL.
+
+    Given at least every second while it lasts, so that nobody takes the source for stuck. No window spans one.
+    """
+
+    reason: str
+    """Published: no credentials, no patient data. Empty: a short wait that is not worth a word."""
+    is_end: bool = False
+    """What came before is complete in itself: all its predictions are told first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a live source left out and went on: counted, and logged now and then."""
+
+    counter: str
+    """Name of the status counter, for example "bad_frames"."""
+    message: str
+
+
+LiveItem = Frame | Pause | Trouble
+
+
 class Source(Protocol):
     """A blocking iterator of frames.
 
@@ -47,16 +72,29 @@ class Source(Protocol):
     @property
     def info(self) -> SourceInfo: ...
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield frames until the source ends.
+    def frames(self) -> Iterator[LiveItem]:
+        """Yield frames until the source ends; a live source also yields what else it meets.
 
         `index` counts from 0 and `t_media_ns` from the first frame's own time. A source that is damaged part of the way
         yields what is readable, then ends with one warning. Where `info.is_live` is False, a further call starts again
         from the first frame.
 
+        Where `info.is_live` is True, every wait is bounded: `Pause` or `SourceLost` comes within a second after the
+        last frame. A further call connects again, once; indices and times may start anew, for the capture loop makes
+        indices go on. `t_media_ns` is the capture time, but for a stored object's own times.
+
         Raises:
+            SourceLost: A live source is gone for now.
             SourceError: The source gave no frame at all, or was lost for good.
         """
         ...
 
     def close(self) -> None: ...
+
+
+class RecordedSource(Source, Protocol):
+    """A source that is not live: frames alone, as often as one likes."""
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield frames from the first one on; see `Source.frames`."""
+        ...

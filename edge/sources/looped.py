@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from edge.frame import Frame
-from edge.sources.base import Source, SourceInfo
+from edge.sources.base import RecordedSource, SourceInfo
 
 MAX_KEPT_BYTES = 64 * 2**20
 """A recording whose frames fit into this is decoded once."""
@@ -19,7 +19,7 @@ class LoopedSource:
     The first frame of a round is one frame interval after the last of the round before: a window may span that seam.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RecordedSource) -> None:
         self._source = source
         self._closed = threading.Event()
         self._kept: list[Frame] | None = None

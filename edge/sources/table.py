@@ -5,9 +5,10 @@ Each row imports the module that owns the library when it is asked for, and not 
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from edge.errors import ConfigError, SourceError
-from edge.sources.base import Source
+from edge.sources.base import RecordedSource, Source
 from edge.sources.kinds import is_dicom, is_image, is_video
 from edge.sources.looped import LoopedSource
 
@@ -32,7 +33,12 @@ def open_source(uri: str, *, loop: bool = False) -> Source:
         SourceError: There is no such file, or it cannot be opened.
     """
     source = _open_once(uri)
-    return LoopedSource(source) if loop or uri == "demo" else source
+    if not loop and uri != "demo":
+        return source
+    if source.info.is_live:
+        source.close()
+        raise ConfigError("--loop plays a recording again and again; a live source has no end: leave --loop out")
+    return LoopedSource(cast(RecordedSource, source))
 
 
 def _open_once(uri: str) -> Source:
