@@ -1,10 +1,11 @@
 """The pictures of an evaluation: drawn off screen, in colours that colour-blind readers can tell apart."""
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from trainer.statistics import Counts, Labels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5F6B6D")
 """Okabe and Ito's, without the yellow that white paper swallows."""
@@ -62,6 +65,20 @@ class ReaderPoint:
     specificity: float
 
 
+def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
+    """Draw in this project's style, whatever matplotlib's settings are; they stay as they are."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        import matplotlib as mpl
+
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
 def draw_roc(series: Sequence[Series], readers: Sequence[ReaderPoint] = ()) -> "Figure":
     """Draw ROC curves with their operating points, and readers as marks."""
     figure, axes = _square("1 - specificity", "sensitivity")
@@ -87,6 +104,7 @@ def draw_roc(series: Sequence[Series], readers: Sequence[ReaderPoint] = ()) -> "
     return figure
 
 
+@_styled
 def draw_precision_recall(series: Sequence[Series]) -> "Figure":
     """Draw precision-recall curves; the dashed line is the share of positives, what chance gives."""
     figure, axes = _square("recall (sensitivity)", "precision (PPV)")
@@ -100,6 +118,7 @@ def draw_precision_recall(series: Sequence[Series]) -> "Figure":
     return figure
 
 
+@_styled
 def draw_calibration(series: Sequence[Series]) -> "Figure":
     """Draw reliability curves: what happened against what was said; a mark's area tells the bin's share of videos."""
     figure, axes = _square("predicted probability", "share of positive videos")
@@ -114,6 +133,7 @@ def draw_calibration(series: Sequence[Series]) -> "Figure":
     return figure
 
 
+@_styled
 def draw_decision(series: Sequence[Series]) -> "Figure":
     """Draw net benefit against the probability from which on the user would act."""
     figure, axes = _figure(4.6, 4.3)
@@ -131,6 +151,7 @@ def draw_decision(series: Sequence[Series]) -> "Figure":
     return figure
 
 
+@_styled
 def draw_confusion(series: Sequence[Series], classes: Sequence[str] = ("negative", "positive")) -> "Figure":
     """Draw one confusion matrix a network, with counts and shares of each row."""
     columns = min(3, len(series))
@@ -144,6 +165,7 @@ def draw_confusion(series: Sequence[Series], classes: Sequence[str] = ("negative
     return figure
 
 
+@_styled
 def draw_history(
     name: str, epochs: Sequence[float], losses: dict[str, Sequence[float]], accuracies: dict[str, Sequence[float]]
 ) -> "Figure":
@@ -196,14 +218,11 @@ def _figure(width_in: float, height_in: float) -> tuple["Figure", "Axes"]:
 
 
 def _new_figure(width_in: float, height_in: float, rows: int, columns: int) -> tuple["Figure", list["Axes"]]:
-    """Return a figure that no window shows, in the style of this project alone."""
-    import matplotlib as mpl
+    """Return a figure that no window shows."""
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, list(axes.flat)
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _legend(axes: "Axes", title: str) -> None:

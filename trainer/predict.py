@@ -1,5 +1,6 @@
 """What a network says of every window of a video, as `edge-infer --pace max --hop 1` would play it."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,65 +8,37 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edge.preprocess import centre_crop
-from engines import PreprocessSpec
-
 if TYPE_CHECKING:
     from trainer.clips import VideoFrames
 
-DEFAULT_BATCH_SIZE = 4
+_BATCH_FRAMES = 64
+"""Frames at a time: four clips of 16."""
 
 
 @torch.inference_mode()
-def window_logits(
-    network: nn.Module,
-    video: "VideoFrames",
-    spec: PreprocessSpec,
-    num_frames: int,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-) -> npt.NDArray[np.float64]:
+def window_logits(network: nn.Module, video: "VideoFrames") -> npt.NDArray[np.float64]:
     """Run every window of a video at hop 1.
 
     Args:
         network: Clips (N, T, C, H, W) float32 in 0..1 to logits (N, K); is put into evaluation mode, and back.
         video: A decoded video with at least one window.
-        spec: How the video was preprocessed.
-        num_frames: T, frames a window.
-        batch_size: Windows at a time.
 
     Returns:
         (windows, K) float64.
     """
-    frames = cropped(video.frames, spec)
-    device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     try:
-        batches = [
-            network(clips_at(frames, starts, num_frames, device)).double().cpu().numpy()
-            for starts in _batches(video.window_starts, batch_size)
-        ]
+        return np.concatenate([network(clips).double().cpu().numpy() for clips in window_batches(network, video)])
     finally:
         network.train(was_training)
-    return np.concatenate(batches)
 
 
-def cropped(frames: npt.NDArray[np.uint8], spec: PreprocessSpec) -> npt.NDArray[np.uint8]:
-    """Cut the centre out of resized frames (F, H, W) or (F, H, W, 3): (F, C, H', W') uint8, a copy."""
-    return np.stack([centre_crop(frame, spec) for frame in frames])
-
-
-def clips_at(
-    frames_fchw: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    num_frames: int,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Return the clips that start at these frames, (len(starts), T, C, H, W) float32 in 0..1."""
-    clips = np.stack([frames_fchw[start : start + num_frames] for start in starts])
-    # the daemon's own scaling, so that pixels are equal to the last bit
-    return torch.from_numpy(np.multiply(clips, np.float32(1 / 255), dtype=np.float32)).to(device)
-
-
-def _batches(starts: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    return [starts[first : first + size] for first in range(0, len(starts), size)]
+def window_batches(network: nn.Module, video: "VideoFrames") -> Iterator[Tensor]:
+    """Yield all windows in order, some at a time: (N, T, C, H, W) float32 in 0..1 on the network's device."""
+    device = next(network.parameters()).device
+    size = max(1, _BATCH_FRAMES // video.num_frames)
+    for first in range(0, len(video.window_starts), size):
+        clips = np.stack([video.clip(int(start)) for start in video.window_starts[first : first + size]])
+        # the daemon's own scaling, so that pixels are equal to the last bit
+        yield torch.from_numpy(np.multiply(clips, np.float32(1 / 255), dtype=np.float32)).to(device)

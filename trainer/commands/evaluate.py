@@ -12,6 +12,7 @@ _DEFAULT_THRESHOLD = 0.5
 _INTERVALS = ("wilson", "clopper-pearson")
 _AGGREGATES = ("mean-logit", "median-logit", "mean-probability", "strongest")
 _SPLITS = ("train", "val", "test", "all")
+_SPLIT_HELP = f"videos to take: {', '.join(_SPLITS)} (what training and validation left out)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--predictions", type=Path, metavar="CSV", help="id,label,probability: instead of videos")
     parser.add_argument("--readers", type=Path, metavar="CSV", help="reader,id,call: people to compare with")
-    parser.add_argument("--interval", choices=_INTERVALS, default=_INTERVALS[0], help="of proportions (%(default)s)")
+    parser.add_argument(
+        "--interval",
+        choices=_INTERVALS,
+        default=_INTERVALS[0],
+        metavar="NAME",
+        help=f"of proportions: {' or '.join(_INTERVALS)} (%(default)s)",
+    )
     parser.add_argument("--threshold", type=float, metavar="P", help="with --predictions alone (0.5)")
     videos = parser.add_argument_group("with a run or a bundle")
-    videos.add_argument("--split", choices=_SPLITS, help="videos to take (all that training and validation left out)")
+    videos.add_argument("--split", choices=_SPLITS, metavar="NAME", help=_SPLIT_HELP)
     videos.add_argument(
-        "--aggregate", choices=_AGGREGATES, default=_AGGREGATES[0], help="windows to a video (%(default)s)"
+        "--aggregate",
+        choices=_AGGREGATES,
+        default=_AGGREGATES[0],
+        metavar="HOW",
+        help=f"windows to a video: {', '.join(_AGGREGATES)} (%(default)s)",
     )
     videos.add_argument("--backend", metavar="B", help="that runs a bundle, as for edge-infer (auto)")
     videos.add_argument("--device", metavar="D", help="cpu, cuda or the backend's own name")
