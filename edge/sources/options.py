@@ -1,0 +1,17 @@
+"""What `--source` alone cannot say."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """The options that some kinds of sources need; the others leave them alone."""
+
+    is_realtime: bool = True
+    """Stored objects are played at their own speed as they come; otherwise as fast as they are fetched."""
+    allow_aet: tuple[str, ...] = ()
+    """DICOM listener: the calling AE titles that may send; empty: every one."""
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    """DICOM listener: PEM files of its certificate, its key, and the authority that signed its peers' certificates."""
