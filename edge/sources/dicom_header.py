@@ -26,8 +26,9 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 # Only these are read: what is never read is never shown, and a broken element elsewhere does no harm.
 KEYWORDS = [
     "SOPClassUID", "SOPInstanceUID", "NumberOfFrames", "FrameIncrementPointer", "FrameTime", "FrameTimeVector",
-    "CineRate", "RecommendedDisplayFrameRate", "SequenceOfUltrasoundRegions", "SamplesPerPixel", "PhotometricInterpretation",
-    "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "CineRate", "RecommendedDisplayFrameRate", "SequenceOfUltrasoundRegions", "SamplesPerPixel",
+    "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "RescaleIntercept", "RescaleSlope",
     "ModalityLUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
