@@ -18,7 +18,7 @@ from edge.frame import UInt8Image
 from edge.preprocess import centre_crop
 from trainer.decode import ClipSpec, Decoded
 
-FORMAT = 1
+FORMAT = 2
 """Takes a new number when what lies in an entry changes, or what the daemon makes of a frame."""
 TEMPORARY = ".tmp-"
 """Prefix of an entry that is being written."""
@@ -38,8 +38,8 @@ class VideoFrames:
             facts = json.loads(str(meta["facts"]))
             self.frame_indices: npt.NDArray[np.int64] = meta["frame_indices"]
             """(F,) position in the source of each frame."""
-            self.window_starts: npt.NDArray[np.int64] = meta["window_starts"]
-            """(n,) place, 0 to F - T, of the oldest frame of each window at hop 1; none in a video too short."""
+            self.window_starts = _window_starts(meta["run_starts"], len(self.frame_indices), spec.num_frames)
+            """(n,) int64 place, 0 to F - T, of the oldest frame of each window at hop 1; none in a video too short."""
             self.rois: npt.NDArray[np.int64] = meta["rois"]
             """(F, 4) x, y, width, height in source pixels of what each frame was cut to."""
         self.num_source_frames: int = facts["num_source_frames"]
@@ -63,6 +63,17 @@ class VideoFrames:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VideoFrames, (self._folder, self._spec)
+
+
+def _window_starts(run_starts: npt.NDArray[np.int64], num_in_clip: int, num_frames: int) -> npt.NDArray[np.int64]:
+    """Return where windows begin: at each frame that `num_frames` - 1 others follow in the same run.
+
+    For example runs that start at 0 and 5, of 8 frames in all, and windows of 3: 0, 1, 2, 5.
+    """
+    ends = [*run_starts[1:], num_in_clip]
+    return np.concatenate(
+        [np.arange(start, end - num_frames + 1) for start, end in zip(run_starts, ends, strict=True)]
+    ).astype(np.int64)
 
 
 def open_entry(folder: Path, spec: ClipSpec) -> VideoFrames | None:
@@ -99,7 +110,7 @@ def write_entry(folder: Path, spec: ClipSpec, play: Callable[[Callable[[UInt8Ima
 def _fill(temporary: Path, play: Callable[[Callable[[UInt8Image], None]], Decoded]) -> None:
     with _Writer(temporary / _FRAMES) as frames:
         decoded = play(frames.put)
-    arrays = {name: getattr(decoded, name) for name in ("frame_indices", "window_starts", "rois")}
+    arrays = {name: getattr(decoded, name) for name in ("frame_indices", "run_starts", "rois")}
     facts = {name: value for name, value in dataclasses.asdict(decoded).items() if name not in arrays}
     try:
         with (temporary / _META).open("wb") as file:

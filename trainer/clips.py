@@ -48,7 +48,7 @@ class Prepared:
 
 
 class ClipStore:
-    """A folder with one entry for each video's content, decoded for one kind of clip.
+    """A folder with one entry for each video's content; networks of any clip length and centre crop share it.
 
     An entry is written under a temporary name and renamed once it is whole: whoever interrupts decoding loses the
     video that was being written, and no reader sees half of one. A changed file is another content, and decoded anew.
@@ -137,8 +137,8 @@ class ClipStore:
             except OSError as exc:
                 raise SourceError(f"{video.id!r} cannot be read: {exc.strerror}; mend that or leave it out") from exc
             spec = self.spec.preprocess
-            how = [FORMAT, content, roi, spec.resize_hw, spec.channels, self.spec.num_frames]
-            key = json.dumps([*how, self.spec.frame_interval_ms, software_versions()])
+            how = [FORMAT, content, roi, spec.resize_hw, spec.channels, self.spec.frame_interval_ms]
+            key = json.dumps([*how, software_versions()])
             self._folders[video.path, roi] = self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
         return self._folders[video.path, roi]
 

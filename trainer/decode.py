@@ -44,8 +44,8 @@ class Decoded:
 
     frame_indices: npt.NDArray[np.int64]
     """(F,) position in the source of each frame on the time grid."""
-    window_starts: npt.NDArray[np.int64]
-    """(n,) for each whole window at hop 1 the place, 0 to F - 1, of its oldest frame."""
+    run_starts: npt.NDArray[np.int64]
+    """(n,) places, 0 to F - 1, from which on frames follow each other without a break: no window spans one."""
     rois: npt.NDArray[np.int64]
     """(F, 4) x, y, width, height in source pixels of what each frame was cut to."""
     num_source_frames: int
@@ -74,7 +74,7 @@ def decode(
         ConfigError: The suffix is not known, or the ROI is not inside the image.
     """
     cv2.setNumThreads(1)  # other processes share the cores, and an image is small
-    collector, meters = _Collector(put, spec.num_frames), Meters()
+    collector, meters = _Collector(put), Meters()
     # absolute: a file named "demo" is a file
     with contextlib.closing(open_source(str(path.absolute()))) as source, _collected_warnings() as warnings:
         observed = _Observed(source)
@@ -87,7 +87,7 @@ def decode(
         raise SourceError(f"{path.name!r} gives no frame on the time grid; check the file or give another one")
     return Decoded(
         frame_indices=np.array(collector.frame_indices, np.int64),
-        window_starts=np.array(collector.window_starts, np.int64),
+        run_starts=np.array(collector.run_starts, np.int64),
         rois=np.array(collector.rois, np.int64),
         num_source_frames=meters.counters["captured"],
         size_wh=observed.size_wh,
@@ -99,18 +99,17 @@ def decode(
 class _Collector:
     """Stands where the daemon has its clip queue."""
 
-    def __init__(self, put: Callable[[UInt8Image], None], num_frames: int) -> None:
+    def __init__(self, put: Callable[[UInt8Image], None]) -> None:
         self._put = put
-        self._num_frames = num_frames
         self.frame_indices: list[int] = []
-        self.window_starts: list[int] = []
+        self.run_starts = [0]
         self.rois: list[Rect] = []
 
     def put(self, frame: ClipFrame) -> None:
+        if frame.reset_reason is not None and self.frame_indices:
+            self.run_starts.append(len(self.frame_indices))
         self.frame_indices.append(frame.index)
         self.rois.append(frame.visible_rect)
-        if frame.window is not None:
-            self.window_starts.append(len(self.frame_indices) - self._num_frames)
         pixels = np.rint(frame.frame_chw * 255).astype(np.uint8)  # exact: it was uint8 before it was scaled
         self._put(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
@@ -141,7 +140,7 @@ def _settings(spec: ClipSpec, roi: Rect | str) -> CaptureSettings:
         roi=roi,
         # without the centre crop: augmentation takes others
         preprocess=dataclasses.replace(spec.preprocess, crop_hw=spec.preprocess.resize_hw),
-        num_frames=spec.num_frames,
+        num_frames=1,  # which frames are on the grid does not depend on it
         frame_interval_ms=spec.frame_interval_ms,
         hop=1,
         is_realtime=False,
