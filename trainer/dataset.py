@@ -4,20 +4,25 @@ What a training clip looks like depends on the seed, the epoch, the video and th
 it, nor on what was drawn before. So any number of workers, and a training that was killed and goes on, sees the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import cv2
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainer.augment import Augment, draw_frames
+from trainer.clip_workers import num_cores
 from trainer.clips import VideoFrames
 from trainer.recipe import Recipe
 from trainer.video import Video
 
 _SCALE = np.float32(1 / 255)  # as edge.preprocess scales, to the last bit
+MAX_WORKERS = 8
+"""Processes that make clips ahead, at most."""
 NUM_VALIDATION_WINDOWS = 4
 """A video, each epoch; the whole video is looked at once training has ended."""
 
@@ -90,13 +95,42 @@ class ValidationClips(Dataset[Item]):
         return torch.from_numpy(np.multiply(decoded.clip(start), _SCALE, dtype=np.float32)), video.label, which
 
 
-def make_loader(dataset: Dataset[Item], sampler: Sampler[Any], recipe: Recipe, num_workers: int) -> DataLoader[Item]:
-    """Return batches that workers make ahead, where there are workers."""
-    return DataLoader(
-        dataset,
-        recipe.batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+class Clips(pl.LightningDataModule):
+    """The loaders of one training, each with this process's share."""
+
+    def __init__(
+        self,
+        train: Sequence[tuple[Video, VideoFrames]],
+        validation: Sequence[tuple[Video, VideoFrames]],
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._train, self._validation = train, validation
+        self._recipe, self._seed = recipe, seed
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        process = self.trainer.global_rank, self.trainer.world_size
+        order = TrainingOrder(len(self._train), self._recipe, self._seed, *process)
+        return self._loader(TrainingClips(self._train, self._recipe, self._seed), order)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        dataset = ValidationClips(self._validation)
+        share = range(self.trainer.global_rank, len(dataset), self.trainer.world_size)
+        return self._loader(dataset, share)
+
+    def _loader(self, dataset: Dataset[Item], order: Iterable[Any]) -> DataLoader[Item]:
+        num_workers = min(MAX_WORKERS, num_cores())
+        return DataLoader(
+            dataset,
+            self._recipe.batch_size,
+            sampler=order,
+            num_workers=num_workers,
+            worker_init_fn=_start_worker,
+            persistent_workers=True,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _start_worker(index: int) -> None:
+    cv2.setNumThreads(0)  # the workers share the cores already

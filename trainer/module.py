@@ -46,7 +46,9 @@ class Training(pl.LightningModule):
         clips, labels, _ = batch
         heads = self.network.training_logits(clips)
         loss = sum(weight * self._loss(logits, labels) for logits, weight in heads)
-        self._check_finite(loss, batch_index)
+        self._check_finite(
+            loss, f"step {self.global_step + 1} (epoch {self.current_epoch + 1}, batch {batch_index + 1})"
+        )
         accuracy = (heads[0][0].detach().argmax(1) == labels).float().mean()
         how = {"on_step": False, "on_epoch": True, "batch_size": len(labels), "sync_dist": True}
         self.log_dict({"train_loss": loss.detach(), "train_accuracy": accuracy}, **how)
@@ -56,12 +58,12 @@ class Training(pl.LightningModule):
         smoothing = self._recipe.label_smoothing
         return functional.cross_entropy(logits.float(), labels, self._class_weights, label_smoothing=smoothing)
 
-    def _check_finite(self, loss: Tensor, batch_index: int) -> None:
+    def _check_finite(self, loss: Tensor, where: str) -> None:
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {self.global_step + 1} (epoch {self.current_epoch + 1}, batch "
-                f"{batch_index + 1}): training diverged with learning_rate {self._recipe.learning_rate:g}; begin anew "
-                "with a lower --set learning_rate, a longer warmup_epochs or gradient_clip=1"
+                f"the loss is {loss.item()} at {where}: training diverged with learning_rate "
+                f"{self._recipe.learning_rate:g}; begin anew with a lower --set learning_rate, longer warmup_epochs, "
+                "or gradient_clip=1"
             )
 
     def on_validation_epoch_start(self) -> None:
@@ -78,6 +80,7 @@ class Training(pl.LightningModule):
         sums = self.trainer.strategy.reduce(self._logit_sums, reduce_op="sum")
         counts = self.trainer.strategy.reduce(self._window_counts, reduce_op="sum")
         logits = (sums / counts[:, None]).double().cpu()
+        self._check_finite(logits.sum(), f"the validation after epoch {self.current_epoch + 1}")
         measured = validation_metrics(logits, self._validation_labels)
         self.log_dict({f"val_{name}": value for name, value in measured.items()}, sync_dist=True)
 

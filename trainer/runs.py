@@ -63,7 +63,10 @@ class Run:
     validation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    best_epoch: int | None = None
+    """The one whose weights were kept, from 1."""
     wall_s: float = 0.0
+    """Of all epochs together."""
     state: str = TRAINING
     """`training`, `finished` or `imported`."""
 
@@ -188,3 +191,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no JSON object; train again")
     return content
+
+
+def describe_result(run: Run) -> str:
+    """Return one line on how a training went."""
+    found = run.validation
+    figures = ", ".join(f"{name} {found[name]:.3f}" for name in ("auc", "sensitivity", "specificity"))
+    return (
+        f"{run.path}: best epoch {run.best_epoch}; on {found['n']} validation videos {figures} "
+        f"at threshold {run.threshold:.3f}"
+    )

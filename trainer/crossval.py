@@ -1,0 +1,111 @@
+"""Cross-validation: one run a fold, the best of them by name, and every video's out-of-fold probability."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from trainer.errors import RunError
+from trainer.files import write_json
+from trainer.fit import fit
+from trainer.folds import fold_numbers
+from trainer.manifest import read_manifest
+from trainer.metrics import measure
+from trainer.plan import FitOptions
+from trainer.predictions import Predictions, read_predictions, write_predictions
+from trainer.runs import CROSSVAL_NAME, PREDICTIONS_NAME, RUN_NAME, SCHEMA, Run, describe_result
+
+FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "f1", "kappa")
+
+
+def cross_validate(options: FitOptions) -> dict[str, Any]:
+    """Train one network a fold, in turn; folds that are done already are kept on resuming.
+
+    Returns:
+        What `crossval.json` says.
+
+    Raises:
+        ConfigError: As `fit`, before the first fold is trained.
+        TrainingError: Training stopped; what was trained before is kept.
+    """
+    numbers = fold_numbers(read_manifest(options.manifest), options.num_folds)
+    folders = [options.out / f"fold-{number}" for number in numbers]
+    _check_folder(options)
+    runs = []
+    for number, folder in zip(numbers, folders, strict=True):
+        _say(f"fold {number}:")
+        runs.append(fit(dataclasses.replace(options, fold=number, out=folder)))
+        if rank_zero_only.rank == 0:
+            _say(describe_result(runs[-1]))
+    return _summarise(options.out, runs) if rank_zero_only.rank == 0 else {}
+
+
+def _check_folder(options: FitOptions) -> None:
+    if (options.out / RUN_NAME).is_file():
+        raise RunError(f"{options.out} holds a single run; give another --out")
+    if rank_zero_only.rank == 0 and not options.resume and options.out.is_dir() and any(options.out.iterdir()):
+        raise RunError(f"{options.out} is not empty; add --resume to go on with it, or give another --out")
+
+
+def _summarise(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
+    """Write the out-of-fold predictions and what the folds came to."""
+    best = max(runs, key=lambda run: (run.validation["auc"], -run.validation["brier"]))
+    together = concatenated([read_predictions(run.path / PREDICTIONS_NAME) for run in runs])
+    write_predictions(folder / PREDICTIONS_NAME, together)
+    summary = {
+        "schema": SCHEMA,
+        "best": best.path.name,
+        "chosen_by": "highest AUC on its validation videos; of equals the lowest Brier score",
+        "folds": [_fold_entry(run) for run in runs],
+        "mean": {name: _spread([run.validation[name] for run in runs]) for name in FIGURES},
+        "out_of_fold": measure(together.labels, together.probabilities, best.threshold),
+        "wall_s": sum(run.wall_s for run in runs),
+    }
+    write_json(folder / CROSSVAL_NAME, summary)
+    return summary
+
+
+def _fold_entry(run: Run) -> dict[str, Any]:
+    return {
+        "fold": run.fold,
+        "run": run.path.name,
+        "best_epoch": run.best_epoch,
+        "threshold": run.threshold,
+        "temperature": run.temperature,
+        "wall_s": run.wall_s,
+        "validation": run.validation,
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Return mean and standard deviation over the folds that have the figure."""
+    given = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(given) if given else None,
+        "sd": statistics.stdev(given) if len(given) > 1 else None,
+    }
+
+
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all folds as one table; all have the same columns."""
+    return Predictions(
+        ids=_joined([part.ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        patient_ids=_joined([part.patient_ids or () for part in parts]),
+        folds=_joined([part.folds or () for part in parts]),
+        covariates={name: _joined([part.covariates[name] for part in parts]) for name in parts[0].covariates},
+    )
+
+
+def _joined(parts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(value for part in parts for value in part)
+
+
+def _say(text: str) -> None:
+    if rank_zero_only.rank == 0:
+        print(text, flush=True)

@@ -1,0 +1,45 @@
+"""Trains one network: from a manifest and a recipe to a run."""
+
+import dataclasses
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from trainer.checkpointing import checkpoint_path, network_weights, read_checkpoint
+from trainer.failures import explained, quiet_libraries
+from trainer.finish import calibrated
+from trainer.keeper import best_row
+from trainer.loop import train
+from trainer.plan import FitOptions, Plan, make_plan
+from trainer.resume import find_start
+from trainer.runs import FINISHED, WEIGHTS_NAME, Run, load_run, write_run, write_weights
+
+
+def fit(options: FitOptions) -> Run:
+    """Train one network, or go on with its training; then choose temperature and threshold.
+
+    Raises:
+        ConfigError: Wrong options, manifest, folds, recipe or run folder.
+        TrainingError: Training stopped; what was trained before is kept.
+    """
+    with quiet_libraries():
+        plan = make_plan(options)
+        if plan.start.is_finished:
+            return load_run(options.out)
+        with explained(plan.run.path, plan.recipe):
+            if rank_zero_only.rank == 0:
+                write_run(plan.run)
+            train(plan, options)
+            return _finish(plan, options.threshold_rule) if rank_zero_only.rank == 0 else plan.run
+
+
+def _finish(plan: Plan, threshold_rule: str) -> Run:
+    """Take the best epoch's weights, and learn from the validation videos what they are worth."""
+    rows = find_start(plan.run, resume=True).rows
+    best = int(best_row(rows)["epoch"])
+    weights = read_checkpoint(checkpoint_path(plan.run.path, best))["state_dict"]
+    write_weights(plan.run.path / WEIGHTS_NAME, network_weights(weights))
+    run = calibrated(plan.run, plan.validation, threshold_rule)
+    wall_s = round(sum(row["wall_s"] for row in rows), 1)
+    run = dataclasses.replace(run, state=FINISHED, wall_s=wall_s, best_epoch=best)
+    write_run(run)
+    return run

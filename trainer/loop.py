@@ -1,0 +1,93 @@
+"""The training loop: Lightning, set up for a plan."""
+
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from trainer.checkpointing import AtomicCheckpointIO
+from trainer.dataset import Clips
+from trainer.failures import configuration_errors
+from trainer.keeper import Keeper, is_exhausted, weight_averaging
+from trainer.module import Training
+from trainer.plan import FitOptions, Plan
+from trainer.progress import TrainingProgress
+from trainer.recipe import Recipe
+from trainer.resume import identity_of
+
+
+def train(plan: Plan, options: FitOptions) -> None:
+    """Run the epochs that are still to be done."""
+    recipe, rows = plan.recipe, plan.start.rows
+    if len(rows) >= recipe.epochs or is_exhausted(rows, recipe.patience):
+        return
+    keeper = Keeper(plan.run.path, identity_of(plan.run), recipe.patience)
+    callbacks = [keeper, TrainingProgress(keeper, recipe.epochs), LearningRateMonitor("epoch")]
+    # on resuming, what the interrupted epoch has logged already is dropped
+    logger = TensorBoardLogger(plan.run.path, name="", version="tensorboard", purge_step=plan.start.num_steps or None)
+    trainer = make_trainer(plan, options, callbacks, logger)
+    trainer.fit(make_module(plan), datamodule=make_clips(plan), ckpt_path=plan.start.checkpoint, weights_only=True)
+
+
+def make_module(plan: Plan) -> Training:
+    """Return the network with its loss and its optimizer."""
+    weights = class_weights([video.label for video, _ in plan.train], len(plan.run.classes), plan.recipe)
+    return Training(plan.network, plan.recipe, plan.run.seed, weights, [video.label for video, _ in plan.validation])
+
+
+def make_clips(plan: Plan) -> Clips:
+    """Return the loaders."""
+    return Clips(plan.train, plan.validation, plan.recipe, plan.run.seed)
+
+
+def make_trainer(
+    plan: Plan,
+    options: FitOptions,
+    callbacks: Sequence[pl.Callback],
+    logger: Logger | bool,
+    max_steps: int = -1,
+) -> pl.Trainer:
+    """Return Lightning's trainer.
+
+    Raises:
+        ConfigError: The machine does not have the devices, or cannot compute in this precision.
+    """
+    recipe = plan.recipe
+    averaging = [weight_averaging(recipe.ema_decay)] if recipe.ema_decay else []
+    with configuration_errors():
+        return pl.Trainer(
+            accelerator="auto",
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
+            precision=options.precision or default_precision(recipe),  # type: ignore[arg-type]
+            max_epochs=recipe.epochs,
+            max_steps=max_steps,
+            gradient_clip_val=recipe.gradient_clip or None,
+            deterministic="warn" if torch.cuda.is_available() else True,
+            callbacks=[*callbacks, *averaging],
+            logger=logger,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=plan.run.path,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the order is ours
+            enable_checkpointing=any(isinstance(callback, Keeper) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+def default_precision(recipe: Recipe) -> str:
+    """Return bfloat16 where the recipe wants it and the GPU has it, else float32."""
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if recipe.mixed_precision and has_bfloat16 else "32-true"
+
+
+def class_weights(labels: Sequence[int], num_classes: int, recipe: Recipe) -> torch.Tensor:
+    """Return a weight a class, (K,) float32: 1, or the inverse of its share of the videos, 1 in the mean over them."""
+    if not recipe.class_balance:
+        return torch.ones(num_classes)
+    counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
+    return len(labels) / (num_classes * counts.float())

@@ -1,0 +1,147 @@
+"""A training that was found sound before hours are spent on it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import nn
+
+from edge.commandline import print_line
+from trainer.calibration import DEFAULT_RULE, parse_rule
+from trainer.clips import ClipStore, VideoFrames, default_cache_dir
+from trainer.errors import RunError
+from trainer.folds import By, Split, split_for_fold
+from trainer.manifest import Manifest, ManifestError, read_manifest
+from trainer.models import MODELS
+from trainer.recipe import Recipe, make_recipe
+from trainer.resume import Start, find_start
+from trainer.runs import Run, build_network, load_run
+from trainer.surroundings import hardware, versions
+from trainer.video import Video
+
+Decoded = tuple[Video, VideoFrames]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """What `edge-train fit` is asked for."""
+
+    manifest: Path
+    model: str
+    out: Path
+    preset: str = "paper"
+    settings: tuple[str, ...] = ()
+    """`KEY=VALUE` each."""
+    fold: int | None = None
+    num_folds: int = 5
+    by: By = "patient"
+    seed: int = 0
+    resume: bool = False
+    cache: Path | None = None
+    """Where decoded videos are kept; None: where all commands keep them."""
+    devices: int = 1
+    """On each node."""
+    num_nodes: int = 1
+    precision: str | None = None
+    """As Lightning names it; None: what the recipe says."""
+    threshold_rule: str = DEFAULT_RULE
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained, on what, and from where on."""
+
+    run: Run
+    recipe: Recipe
+    start: Start
+    network: nn.Module
+    """With its start weights."""
+    train: tuple[Decoded, ...]
+    validation: tuple[Decoded, ...]
+
+
+def make_plan(options: FitOptions) -> Plan:
+    """Check all that can be checked before training, the cheap first; build the network and decode the videos.
+
+    Raises:
+        ConfigError: Wrong options, manifest, folds, recipe, run folder or start weights.
+    """
+    parse_rule(options.threshold_rule)
+    recipe = make_recipe(options.preset, options.settings, is_static=MODELS[options.model].is_static)
+    manifest = read_manifest(options.manifest)
+    split = split_for_fold(manifest, options.fold, options.num_folds, options.seed, options.by)
+    run = _describe(options, manifest, recipe, split)
+    # other processes of the same training find the folder that the first has made
+    start = find_start(run, options.resume or rank_zero_only.rank > 0)
+    network = _make_network(run, recipe)
+    if start.is_finished:
+        return Plan(run, recipe, start, network, (), ())
+    store = _store(options, recipe)
+    left_out = store.prepare([*split.train, *split.validation]).left_out
+    _tell_left_out(left_out)
+    train = tuple((video, store.get(video)) for video in split.train if video.id not in left_out)
+    validation = tuple((video, store.get(video)) for video in split.validation if video.id not in left_out)
+    _check_classes(manifest, train, "training", len(manifest.classes))
+    _check_classes(manifest, validation, "validation", 2)
+    return Plan(dataclasses.replace(run, left_out=left_out), recipe, start, network, train, validation)
+
+
+def _describe(options: FitOptions, manifest: Manifest, recipe: Recipe, split: Split) -> Run:
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    return Run(
+        path=options.out,
+        model=options.model,
+        model_options=recipe.model_options,
+        classes=manifest.classes,
+        preprocess=recipe.preprocess,
+        num_frames=recipe.num_frames,
+        frame_interval_ms=recipe.frame_interval_ms,
+        recipe={"preset": options.preset, **recipe.as_dict()},
+        seed=options.seed,
+        manifest={"name": manifest.path.name, "sha256": manifest.sha256},
+        fold=options.fold,
+        split={name: [video.id for video in videos] for name, videos in parts.items()},
+        versions=versions(),
+        hardware=hardware(options.devices, options.num_nodes, options.precision),
+    )
+
+
+def _store(options: FitOptions, recipe: Recipe) -> ClipStore:
+    folder = options.cache or default_cache_dir()
+    return ClipStore(folder, recipe.preprocess, recipe.num_frames, recipe.frame_interval_ms, recipe.roi)
+
+
+def _make_network(run: Run, recipe: Recipe) -> nn.Module:
+    torch.manual_seed(run.seed)
+    network = build_network(run)
+    if recipe.init is not None:
+        _start_from(network, Path(recipe.init))
+    return network
+
+
+def _start_from(network: nn.Module, path: Path) -> None:
+    """Take a run's weights, by name and shape; say what keeps its random start."""
+    given, own = load_run(path).network().state_dict(), network.state_dict()
+    fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    if not any(tensor.ndim > 1 for tensor in fitting.values()):
+        raise RunError(f"--set init={path}: none of its weights fits this network; give a run of the same --model")
+    network.load_state_dict(fitting, strict=False)
+    left = [name for name in own if name not in fitting]
+    if rank_zero_only.rank == 0:
+        print(f"started from {path}: {len(fitting)} of {len(own)} tensors; random: {', '.join(left) or 'none'}")
+
+
+def _tell_left_out(left_out: dict[str, str]) -> None:
+    if rank_zero_only.rank == 0:
+        for name, reason in left_out.items():
+            print_line("warning", f"{name} is left out: {reason}")
+
+
+def _check_classes(manifest: Manifest, videos: Sequence[Decoded], what: str, num_needed: int) -> None:
+    if len({video.label for video, _ in videos}) < num_needed:
+        raise ManifestError(
+            f"{manifest.path}: only {len(videos)} {what} videos can be used, and a class has none of them; mend the "
+            "files that are left out, or add videos"
+        )
