@@ -13,6 +13,7 @@ from typing import Any
 from edge.commandline import Parser
 from edge.errors import ConfigError
 from edge.roi import parse_roi
+from edge.sources.options import SourceOptions
 from engines import BACKENDS
 
 DEMO_BUNDLE = Path(str(importlib.resources.files("engines"))) / "demo"
@@ -40,6 +41,11 @@ class Config:
     insecure: bool = False
     log_format: str = "text"
     status_file: str | None = None
+    allow_aet: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    watch_folder: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in self._given().items():
@@ -65,6 +71,16 @@ class Config:
         )
         parse_roi(self.roi)
 
+    def source_options(self) -> SourceOptions:
+        """Return what some kinds of sources need beside the URI."""
+        return SourceOptions(
+            is_realtime=self.pace == "realtime",
+            allow_aet=tuple(aet.strip() for aet in self.allow_aet.split(",")) if self.allow_aet else (),
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_ca=self.tls_ca,
+        )
+
     def describe(self) -> str:
         """Return the effective configuration as one line, in TOML's words; a URL's credentials are left out."""
         values = self._given()
@@ -88,6 +104,10 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
     config_file = options.pop("config", None)
     from_file = _read_toml(Path(config_file)) if config_file else {}
     values = {**from_file, **options}
+    if "watch_folder" in values:
+        if "source" in values:
+            raise ConfigError("--watch-folder is a source of its own: leave --source out, or run one edge-infer for each")
+        values["source"] = f"watch:{values['watch_folder']}"
     if "source" not in values:
         raise ConfigError("--source is missing; try --source demo, or see edge-infer --help")
     return Config(**values)
@@ -118,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--wait-subscribers", metavar="N", type=int, help="hold the first frame until N readers are there")
     add("--curve", metavar="DIR", help="keys from edge-keygen: only their owners can read")
     add("--insecure", action="store_true", help="publish beyond this machine without keys")
+    add("--watch-folder", metavar="DIR", help="play each object that is put into the folder, in place of --source")
+    add("--allow-aet", metavar="A,B", help="dicom://: calling AE titles that may send (default: all)")
+    for name, what in (("cert", "its certificate"), ("key", "its key"), ("ca", "who signed its peers' certificates")):
+        add(f"--tls-{name}", metavar="PEM", help=f"dicom://: {what}")
     add("--config", metavar="FILE", help="TOML file of these options, with underscores")
     add("--log-format", metavar="F", help="text or json (default: text)")
     add("--status-file", metavar="PATH", help="write the status there every second, as JSON")

@@ -45,7 +45,7 @@ def run_daemon(config: Config, attach: Callable[[Callable[[str], None]], None]) 
     meters = Meters()
     with contextlib.ExitStack() as stack:
         bundle = load_bundle(config.engine)
-        source = open_source(config.source, loop=config.loop)
+        source = open_source(config.source, loop=config.loop, options=config.source_options())
         stack.callback(source.close)
         is_patient = config.pace == "max" and not config.frames
         publisher = Publisher(

@@ -10,9 +10,12 @@ import numpy.typing as npt
 UInt8Image = npt.NDArray[np.uint8]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class StoredObject:
-    """What a frame is a part of where it was stored as one thing, such as a DICOM object: it has results of its own."""
+    """What a frame is a part of where it was stored as one thing, such as a DICOM object: it has results of its own.
+
+    Equal to itself alone: what is sent twice is played twice.
+    """
 
     id: str
     """Published in place of its SOPInstanceUID or name, of which it is a salted hash."""

@@ -47,7 +47,9 @@ class Pipeline:
         self._source = source
         self._publisher = publisher
         self._meters = meters
-        self._is_lossless = config.pace == "max" and not source.info.is_live
+        # objects that were sent wait on disk; all else that is live does not wait
+        can_wait = not source.info.is_live or source.info.plays_objects
+        self._is_lossless = config.pace == "max" and can_wait
         self._queue = ClipQueue(bundle.num_frames, config.hop, is_lossless=self._is_lossless)
         self._stop = threading.Event()
         self._wake_fd, self._waker_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -96,12 +96,13 @@ class WindowSampler:
         self._num_since_reset = 0
 
     def _new_object(self, object_id: str | None) -> str | None:
-        is_new, self._object_id = object_id != self._object_id, object_id
-        if not is_new or self._last_ms is None:
+        if object_id == self._object_id:
             return None
+        is_first = self._last_ms is None and self._interruption is None
+        self._object_id = object_id
         self._intervals_ms.clear()  # it has a rate of its own
         self._last_ms = None
-        return NEW_OBJECT
+        return None if is_first else NEW_OBJECT
 
     def _discontinuity(self, now_ms: float, size_wh: tuple[int, int]) -> str | None:
         if self._last_ms is None:

@@ -35,7 +35,7 @@ OWNERS = {
     "onnx": [],
     "matplotlib": [],
     "lightning": [],
-    "pynetdicom": ["edge/sources/dicom_listener.py"],
+    "pynetdicom": ["edge/sources/dicom_scp.py", "edge/sources/dicom_guard.py"],
     "pyigtl": ["edge/sources/openigtlink.py"],
     "pydicom": ["edge/sources/dicom_*.py", "edge/sources/table.py"],
 }

@@ -11,28 +11,32 @@ from edge.errors import ConfigError, SourceError
 from edge.sources.base import RecordedSource, Source
 from edge.sources.kinds import is_dicom, is_image, is_video
 from edge.sources.looped import LoopedSource
+from edge.sources.options import SourceOptions
 
 ALLOWED = (
     "demo, phantom:SEED, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
-    "an image or a folder of images"
+    "an image or a folder of images, dicom://HOST:PORT?aet=NAME"
 )
 
 _DEMO_REGION = (42, 15, 256, 192)
 """The demo cine's own region is written for an image of twice its size: the sector is where half of it says."""
 
+DEFAULTS = SourceOptions()
 
-def open_source(uri: str, *, loop: bool = False) -> Source:
+
+def open_source(uri: str, *, loop: bool = False, options: SourceOptions = DEFAULTS) -> Source:
     """Open the source that a URI names.
 
     Args:
         uri: `demo`, `phantom:SEED`, or the path of a video, a DICOM file, an image or a folder of images.
         loop: Start again when the source ends.
+        options: What some kinds need beside the URI.
 
     Raises:
         ConfigError: The URI is of a kind that is not known.
         SourceError: There is no such file, or it cannot be opened.
     """
-    source = _open_once(uri)
+    source = _open_once(uri, options)
     if not loop and uri != "demo":
         return source
     if source.info.is_live:
@@ -41,12 +45,16 @@ def open_source(uri: str, *, loop: bool = False) -> Source:
     return LoopedSource(cast(RecordedSource, source))
 
 
-def _open_once(uri: str) -> Source:
+def _open_once(uri: str, options: SourceOptions) -> Source:
     if uri == "demo":
         return _open_demo()
     scheme, _, rest = uri.partition(":")
     if scheme == "phantom":
         return _open_phantom(rest)
+    if scheme == "dicom":
+        return _open_dicom_listener(uri, options)
+    if scheme == "watch":
+        return _open_watched_folder(Path(rest), options)
     if "://" in uri or uri.startswith("/dev/"):
         # Only the kind is repeated: the rest of a URL may hold a password.
         kind = uri.partition("://")[0] + "://" if "://" in uri else uri
@@ -70,6 +78,23 @@ def _open_phantom(seed: str) -> Source:
     from edge.sources.phantom import PhantomSource
 
     return PhantomSource(int(seed))
+
+
+def _open_dicom_listener(uri: str, options: SourceOptions) -> Source:
+    from edge.sources.dicom_address import parse_address
+    from edge.sources.dicom_listener import DicomListener
+
+    return DicomListener(parse_address(uri), options)
+
+
+def _open_watched_folder(folder: Path, options: SourceOptions) -> Source:
+    from edge.sources.watch_folder import WatchedFolder
+
+    return WatchedFolder(folder, _open_recorded, is_realtime=options.is_realtime)
+
+
+def _open_recorded(path: Path) -> RecordedSource:
+    return cast(RecordedSource, _open_path(path))
 
 
 def _open_video(path: Path) -> Source:
