@@ -20,6 +20,8 @@ from trainer.subgroups import measure_subgroups, table_one
 METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
 READERS_NAME = "readers.csv"
+TRAINING_NAME = "training.csv"
+"""The run's metrics.csv, so that a report needs no run."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

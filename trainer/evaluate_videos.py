@@ -13,8 +13,9 @@ from edge.commandline import print_line
 from edge.errors import ConfigError
 from trainer.cases import write_cases
 from trainer.clips import ClipStore, VideoFrames, default_cache_dir
-from trainer.evaluate import Setup, evaluate, make_folder, write_records
+from trainer.evaluate import TRAINING_NAME, Setup, evaluate, make_folder, write_records
 from trainer.evidence import MASK_COLUMN, Masks, read_masks, summarise_hits
+from trainer.files import write_atomic
 from trainer.manifest import Manifest, read_manifest
 from trainer.metrics import Metrics
 from trainer.predictions import Predictions, read_readers, write_table
@@ -75,6 +76,8 @@ def _write(
     hits = [result.hits for result in results if result.hits is not None and result.video.label == positive_label]
     write_table(out / "windows.csv", WINDOW_COLUMNS, window_rows(results))
     write_records(out / "keyframes.csv", keyframe_records(results))
+    if card.history is not None and card.history.is_file():
+        write_atomic(out / TRAINING_NAME, card.history.read_bytes())
     more = {
         "aggregate": options.aggregate,
         "heatmap": summarise_hits(hits),

@@ -15,7 +15,7 @@ from engines.bundle import MANIFEST_NAME, sha256_of
 from trainer.aggregate import logits_of
 from trainer.clips import VideoFrames
 from trainer.decode import ClipSpec
-from trainer.runs import CROSSVAL_NAME, RUN_NAME, WEIGHTS_NAME, Run, load_run
+from trainer.runs import CROSSVAL_NAME, METRICS_NAME, RUN_NAME, WEIGHTS_NAME, Run, load_run
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +44,8 @@ class Card:
     """Of the manifest that it was trained on, where that is known."""
     split: Mapping[str, list[str]]
     """Ids of that manifest's videos under `train`, `validation` and `test`."""
+    history: Path | None = None
+    """The training's metrics.csv."""
 
 
 class Predictor(Protocol):
@@ -132,32 +134,41 @@ class BundlePredictor:
         self._engine.close()
 
 
-def _card_of_run(run: Run) -> Card:
-    about = {
+def about_run(run: Run) -> dict[str, Any]:
+    """Return what a report tells of a run."""
+    weights = run.path / WEIGHTS_NAME
+    return {
         "kind": "run",
         "name": run.path.absolute().name,
         "network": run.model,
         "network_options": dict(run.model_options),
+        "clip": {"num_frames": run.num_frames, "frame_interval_ms": run.frame_interval_ms},
+        "preprocess": dataclasses.asdict(run.preprocess),
         "recipe": dict(run.recipe),
         "seed": run.seed,
         "fold": run.fold,
+        "threshold": run.threshold,
         "temperature": run.temperature,
         "validation": dict(run.validation),
         "versions": dict(run.versions),
         "hardware": dict(run.hardware),
         "wall_s": run.wall_s,
         "trained_on": {**run.manifest, **{f"num_{part}": len(ids) for part, ids in run.split.items()}},
-        "weights_sha256": sha256_of(run.path / WEIGHTS_NAME) if (run.path / WEIGHTS_NAME).is_file() else None,
+        "weights_sha256": sha256_of(weights) if weights.is_file() else None,
     }
+
+
+def _card_of_run(run: Run) -> Card:
     return Card(
         name=run.path.absolute().name,
         classes=run.classes,
         threshold=run.threshold,
         clip=ClipSpec(run.preprocess, run.num_frames, run.frame_interval_ms),
         roi=run.roi,
-        about=about,
+        about=about_run(run),
         manifest_sha256=run.manifest.get("sha256"),
         split=run.split,
+        history=run.path / METRICS_NAME,
     )
 
 
@@ -168,6 +179,9 @@ def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
         "kind": "bundle",
         "name": bundle.name,
         "network": training.get("model"),
+        "clip": {"num_frames": bundle.num_frames, "frame_interval_ms": bundle.frame_interval_ms},
+        "preprocess": dataclasses.asdict(bundle.preprocess),
+        "threshold": bundle.threshold,
         "training": training,
         "engine": dataclasses.asdict(engine.spec),
         "weights_sha256": engine.spec.sha256,
