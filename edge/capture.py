@@ -60,6 +60,7 @@ class RoiChooser:
         self._finder: RoiFinder | None = None
         self._size_wh: tuple[int, int] | None = None
         self._object: StoredObject | None = None
+        self._frame_region: Rect | None = None
         self.roi: Rect | None = None
         self.may_publish = True
         """False where the ROI is the full frame for want of a better one: names may stand in it."""
@@ -85,13 +86,13 @@ class RoiChooser:
         return self.roi
 
     def _is_other(self, frame: Frame) -> bool:
-        return frame.size_wh != self._size_wh or frame.object != self._object
+        return (frame.size_wh, frame.object, frame.region) != (self._size_wh, self._object, self._frame_region)
 
     def _restart(self, frame: Frame) -> None:
-        is_first = self._size_wh is None or frame.object != self._object
-        region = self._region if frame.object is None else frame.object.region
+        is_first = self._size_wh is None or frame.object != self._object or frame.region is not None
+        region = frame.region or (self._region if frame.object is None else frame.object.region)
         size_wh = self._size_wh = frame.size_wh
-        self._object = frame.object
+        self._object, self._frame_region = frame.object, frame.region
         self.roi, self._finder, self.may_publish = None, None, True
         if not isinstance(self._wanted, str):
             check_inside(self._wanted, size_wh)
@@ -145,6 +146,7 @@ class CaptureLoop:
         stop: threading.Event,
         on_frame: OnFrame,
         on_interruption: OnInterruption = lambda *_: 0,
+        on_roi_frame: Callable[[Frame, Rect], None] | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -153,6 +155,7 @@ class CaptureLoop:
         self._stop = stop
         self._on_frame = on_frame
         self._on_interruption = on_interruption
+        self._on_roi_frame = on_roi_frame
         self._epoch = 0
         self._num_frames = 0
         self._is_cut_short = False
@@ -250,6 +253,8 @@ class CaptureLoop:
                 self._process(frame, t_got_ns, roi)
 
     def _process(self, frame: Frame, t_got_ns: int, roi: Rect) -> None:
+        if self._on_roi_frame is not None:
+            self._on_roi_frame(frame, roi)
         object_id = None if frame.object is None else frame.object.id
         choice = self._sampler.add(frame.index, frame.t_media_ns, frame.size_wh, object_id)
         if choice.reset_reason is not None:

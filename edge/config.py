@@ -12,6 +12,7 @@ from typing import Any
 
 from edge.commandline import Parser
 from edge.errors import ConfigError
+from edge.recording.layout import CODEC_NAMES
 from edge.roi import parse_roi
 from edge.sources.options import SourceOptions
 from engines import BACKENDS
@@ -39,6 +40,10 @@ class Config:
     wait_subscribers: int = 0
     curve: str | None = None
     insecure: bool = False
+    record: str | None = None
+    record_codec: str = CODEC_NAMES[0]
+    record_max_gb: float | None = None
+    record_max_days: float | None = None
     log_format: str = "text"
     status_file: str | None = None
     allow_aet: str | None = None
@@ -48,7 +53,7 @@ class Config:
     watch_folder: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in self._given().items():
+        for name, value in self.given().items():
             option = "--" + name.replace("_", "-")
             is_text = value != "" and "\0" not in value if isinstance(value, str) else True
             _check(is_text, f"{option} is {value!r}; it must be text of one character or more, without null characters")
@@ -69,6 +74,11 @@ class Config:
             re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.stream) is not None,
             f"--stream is {self.stream!r}; allowed are letters, digits, '_', '-' and '.'",
         )
+        codecs = ", ".join(CODEC_NAMES)
+        _check(self.record_codec in CODEC_NAMES, f"--record-codec is {self.record_codec!r}; allowed are {codecs}")
+        for name in ("record_max_gb", "record_max_days"):
+            limit = getattr(self, name)
+            _check(limit is None or 0 < limit < 1e6, f"--{name.replace('_', '-')} is {limit}; it must be above 0")
         parse_roi(self.roi)
 
     def source_options(self) -> SourceOptions:
@@ -83,12 +93,12 @@ class Config:
 
     def describe(self) -> str:
         """Return the effective configuration as one line, in TOML's words; a URL's credentials are left out."""
-        values = self._given()
+        values = self.given()
         # to the last "@": a password may hold one, and "/" too
         values["source"] = re.sub(r"(?<=://).*@|\?.*", "***", self.source) if "://" in self.source else self.source
         return " ".join(f"{name}={value!r}" for name, value in values.items())
 
-    def _given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """Return the options that have a value."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
@@ -106,7 +116,9 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
     values = {**from_file, **options}
     if "watch_folder" in values:
         if "source" in values:
-            raise ConfigError("--watch-folder is a source of its own: leave --source out, or run one edge-infer for each")
+            raise ConfigError(
+                "--watch-folder is a source of its own: leave --source out, or run one edge-infer for each"
+            )
         values["source"] = f"watch:{values['watch_folder']}"
     if "source" not in values:
         raise ConfigError("--source is missing; try --source demo, or see edge-infer --help")
@@ -142,6 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-aet", metavar="A,B", help="dicom://: calling AE titles that may send (default: all)")
     for name, what in (("cert", "its certificate"), ("key", "its key"), ("ca", "who signed its peers' certificates")):
         add(f"--tls-{name}", metavar="PEM", help=f"dicom://: {what}")
+    add("--record", metavar="DIR", help="record the ROI and all messages there; --source DIR plays them again")
+    add("--record-codec", metavar="C", help=f"{', '.join(CODEC_NAMES)} (default: {CODEC_NAMES[0]})")
+    add("--record-max-gb", metavar="N", type=float, help="remove the oldest parts beyond this size")
+    add("--record-max-days", metavar="N", type=float, help="remove parts older than this")
     add("--config", metavar="FILE", help="TOML file of these options, with underscores")
     add("--log-format", metavar="F", help="text or json (default: text)")
     add("--status-file", metavar="PATH", help="write the status there every second, as JSON")

@@ -1,11 +1,13 @@
 """One run of the daemon: what is opened, in which order, and closed in reverse."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
@@ -16,7 +18,11 @@ from edge.meters import Meters
 from edge.pipeline import Pipeline
 from edge.publish import Publisher
 from edge.sources import open_source
-from engines import load_bundle
+from edge.sources.base import Source
+from engines import Bundle, load_bundle
+
+if TYPE_CHECKING:
+    from edge.recording.recorder import Recorder
 
 _log = logging.getLogger("edge")
 
@@ -59,10 +65,48 @@ def run_daemon(config: Config, attach: Callable[[Callable[[str], None]], None]) 
         _log.info("publishing on %s as %s", publisher.address, config.stream)
         _log.info("source: %s %s", source.info.name, source.info.note)
         _log.info("bundle: %s. Intended use: %s", bundle.name, bundle.intended_use)
-        pipeline = Pipeline(config, bundle, source, publisher, meters)
+        recorder = _open_recorder(config, bundle, source) if config.record else None
+        if recorder is not None:
+            stack.callback(recorder.close)
+        pipeline = Pipeline(config, bundle, source, publisher, meters, recorder)
         attach(pipeline.stop)
         pipeline.run()
     return 0
+
+
+def _open_recorder(config: Config, bundle: Bundle, source: Source) -> "Recorder":
+    from edge.recording.recorder import Recorder, RecordingSettings
+
+    is_lossless = config.pace == "max" and not source.info.is_live
+    settings = RecordingSettings(
+        folder=Path(config.record or ""),
+        codec=config.record_codec,
+        max_bytes=None if config.record_max_gb is None else int(config.record_max_gb * 1e9),
+        max_age_s=None if config.record_max_days is None else config.record_max_days * 86400,
+        is_lossless=is_lossless,
+        channels=bundle.preprocess.channels,
+    )
+    about = {
+        "version": __version__,
+        "stream": config.stream,
+        "source": source.info.public_name,
+        "frame_interval_ms": source.info.frame_interval_ms,
+        "bundle": _describe(bundle),
+        "configuration": {**config.given(), "source": source.info.public_name},
+    }
+    _log.info("recording the ROI into %s, %s", config.record, config.record_codec)
+    return Recorder(settings, about)
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "manifest_sha256": hashlib.sha256((bundle.path / "manifest.json").read_bytes()).hexdigest(),
+        "classes": bundle.classes,
+        "threshold": bundle.threshold,
+        "intended_use": bundle.intended_use,
+        "clip": {"num_frames": bundle.num_frames, "frame_interval_ms": bundle.frame_interval_ms},
+    }
 
 
 class _JsonHandler(logging.Handler):

@@ -47,6 +47,8 @@ class Frame:
     """Makes (H, W, 3) RGB where `pixels` is the luma of coded colour video: most frames are never shown."""
     object: StoredObject | None = None
     """The stored object that it belongs to; None where the source has none."""
+    region: tuple[int, int, int, int] | None = None
+    """x, y, width, height in pixels: where the ultrasound image lies, where the source knows it of this very frame."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge import wire
 from edge.capture import CaptureLoop, CaptureSettings
@@ -28,6 +29,9 @@ from edge.status import StatusReport
 from edge.stream_state import StreamState
 from engines import Bundle, Engine, load_engine
 
+if TYPE_CHECKING:
+    from edge.recording.recorder import Recorder  # a heavy one, that most runs do without
+
 _log = logging.getLogger(__name__)
 
 _JOIN_S = 1.0
@@ -41,12 +45,21 @@ class Pipeline:
     calls `run` supervises: it starts them, waits for the first to fail or the stream to end, and joins them.
     """
 
-    def __init__(self, config: Config, bundle: Bundle, source: Source, publisher: Publisher, meters: Meters) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        source: Source,
+        publisher: Publisher,
+        meters: Meters,
+        recorder: "Recorder | None" = None,
+    ) -> None:
         self._config = config
         self._bundle = bundle
         self._source = source
         self._publisher = publisher
         self._meters = meters
+        self._recorder = recorder
         # objects that were sent wait on disk; all else that is live does not wait
         can_wait = not source.info.is_live or source.info.plays_objects
         self._is_lossless = config.pace == "max" and can_wait
@@ -75,6 +88,8 @@ class Pipeline:
             threading.Thread(target=self._work, args=(self._inference_thread,), name="inference"),
             threading.Thread(target=self._work, args=(self._capture_thread,), name="capture"),
         ]
+        if self._recorder is not None:
+            self._publisher.on_sent = self._recorder.add_message
         self._publisher.start(self._status.header, self._guard)
         for thread in threads:
             thread.start()
@@ -178,6 +193,7 @@ class Pipeline:
             stop=self._stop,
             on_frame=self._publish_frame,
             on_interruption=self._interrupt,
+            on_roi_frame=self._recorder.add_frame if self._recorder else None,
         )
         try:
             self._play(loop)
@@ -216,6 +232,8 @@ class Pipeline:
         _log.info("engine: %s on %s %s %s, parity passed", spec.name, spec.backend, spec.device, spec.precision)
         identity = wire.StreamIdentity.of(self._config.stream, self._bundle, spec)
         publish: Callable[[Prediction], None] = functools.partial(self._publisher.publish_prediction, identity=identity)
+        if self._recorder is not None:
+            self._recorder.note(engine=wire.engine_header(spec))
         self._states.tell(0, State.WARMUP, f"waiting for {self._bundle.num_frames} frames")
         self._is_engine_ready.set()
         loop = InferenceLoop(

@@ -53,7 +53,7 @@ class Publisher:
         curve_dir: Path | None = None,
         is_insecure: bool = False,
     ) -> None:
-        """Bind.
+        """Bind; `on_sent` may be set until `start`: it is given every message, in the publisher's thread.
 
         Raises:
             ConfigError: The address is malformed, or not loopback without keys.
@@ -71,6 +71,7 @@ class Publisher:
         self.last_word = self._state, self._reason
         """State and reason of the last message; what `close` is given."""
         self._status_header: StatusHeader | None = None
+        self.on_sent: Callable[[wire.Parts], None] | None = None
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
         with contextlib.ExitStack() as stack:
@@ -208,6 +209,8 @@ class Publisher:
     def _send(self, parts: wire.Parts) -> None:
         # an XPUB drops for a full subscriber instead of waiting, unless asked otherwise
         self._socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
+        if self.on_sent is not None:
+            self.on_sent(parts)
 
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> None:

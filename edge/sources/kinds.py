@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from edge.recording.layout import MARKER_NAME
+
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
     ".mp4", ".m4v", ".mov", ".mpeg", ".mpg", ".m2v", ".vob", ".ts", ".m2ts", ".mts", ".avi", ".mkv", ".webm", ".wmv",
@@ -20,6 +22,11 @@ def is_video(path: Path) -> bool:
 def is_image(path: Path) -> bool:
     """Return whether the suffix is one of a picture."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_recording(path: Path) -> bool:
+    """Return whether a folder is what `edge-infer --record` wrote."""
+    return (path / MARKER_NAME).is_file()
 
 
 def is_dicom(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import cast
 
 from edge.errors import ConfigError, SourceError
 from edge.sources.base import RecordedSource, Source
-from edge.sources.kinds import is_dicom, is_image, is_video
+from edge.sources.kinds import is_dicom, is_image, is_recording, is_video
 from edge.sources.looped import LoopedSource
 from edge.sources.options import SourceOptions
 
@@ -115,9 +115,15 @@ def _open_images(path: Path) -> Source:
     return ImageFiles(path)
 
 
+def _open_recording(path: Path) -> Source:
+    from edge.sources.recording import RecordingSource
+
+    return RecordingSource(path)
+
+
 def _open_path(path: Path) -> Source:
     try:
-        opener = _open_images if path.is_dir() else _opener_of_file(path)
+        opener = _opener_of_folder(path) if path.is_dir() else _opener_of_file(path)
         return opener(path)
     except FileNotFoundError as exc:
         raise SourceError(f"there is no file or folder {str(path)!r}; give one of: {ALLOWED}") from exc
@@ -125,6 +131,10 @@ def _open_path(path: Path) -> Source:
         raise
     except OSError as exc:
         raise SourceError(f"{str(path)!r} cannot be read: {exc.strerror}; mend that or give another file") from exc
+
+
+def _opener_of_folder(path: Path) -> Callable[[Path], Source]:
+    return _open_recording if is_recording(path) else _open_images
 
 
 def _opener_of_file(path: Path) -> Callable[[Path], Source]:

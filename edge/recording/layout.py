@@ -1,0 +1,127 @@
+"""What lies in a recording's folder.
+
+    recording.json       says what the folder is
+    000001.json          a segment: source, ROI, bundle, engine and configuration that it was made with
+    000001.mkv           the ROI's video
+    000001.frames        for each frame of the video, four little-endian int64: `FrameTimes`
+    000001.messages      the wire's messages as they were published, each: number of parts, then size and bytes of each
+
+Every file is written from front to back, so a killed recording is read up to where it was cut. Segments stand alone:
+the oldest are removed where a recording is bounded.
+"""
+
+import dataclasses
+import io
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+MARKER_NAME = "recording.json"
+SCHEMA_VERSION = 1
+NOTICE = "Research recording, not for diagnosis. It holds images of the ROI and no names; treat it as patient data."
+
+CODEC_NAMES = ("h264-lossless", "ffv1", "h264-near-lossless")
+"""`--record-codec`; the first is the default. See `edge/recording/codecs.py`."""
+
+_FRAME = struct.Struct("<4q")
+_SIZE = struct.Struct("<I")
+_MAX_PART_BYTES = 1 << 28
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrameTimes:
+    """A frame's place in the stream."""
+
+    index: int
+    t_media_ns: int
+    t_capture_ns: int
+    t_wall_ns: int
+
+    def pack(self) -> bytes:
+        """Return the 32 bytes that stand for it."""
+        return _FRAME.pack(self.index, self.t_media_ns, self.t_capture_ns, self.t_wall_ns)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentPaths:
+    """The files of one segment."""
+
+    folder: Path
+    number: int
+
+    @property
+    def about(self) -> Path:
+        return self.folder / f"{self.number:06d}.json"
+
+    @property
+    def video(self) -> Path:
+        return self.folder / f"{self.number:06d}.mkv"
+
+    @property
+    def frames(self) -> Path:
+        return self.folder / f"{self.number:06d}.frames"
+
+    @property
+    def messages(self) -> Path:
+        return self.folder / f"{self.number:06d}.messages"
+
+    def size_bytes(self) -> int:
+        """Return how much room the segment takes."""
+        paths = (self.about, self.video, self.frames, self.messages)
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    def remove(self) -> None:
+        """Remove the segment; the description last, so that a half removed one is still seen."""
+        for path in (self.video, self.frames, self.messages, self.about):
+            path.unlink(missing_ok=True)
+
+
+def segments_of(folder: Path) -> list[SegmentPaths]:
+    """Return a recording's segments, oldest first."""
+    numbers = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())
+    return [SegmentPaths(folder, number) for number in numbers]
+
+
+def read_frame_times(path: Path) -> list[FrameTimes]:
+    """Return the whole records of a `.frames` file; a last one that was cut is left out."""
+    content = path.read_bytes()
+    whole = content[: len(content) // _FRAME.size * _FRAME.size]
+    return [FrameTimes(*fields) for fields in _FRAME.iter_unpack(whole)]
+
+
+def pack_message(parts: Sequence[bytes]) -> bytes:
+    """Return one message of a `.messages` file."""
+    packed = [_SIZE.pack(len(parts))]
+    for part in parts:
+        packed += [_SIZE.pack(len(part)), part]
+    return b"".join(packed)
+
+
+def read_messages(path: Path) -> Iterator[list[bytes]]:
+    """Yield the whole messages of a `.messages` file; a last one that was cut is left out."""
+    with path.open("rb") as stream:
+        while (parts := _read_message(stream)) is not None:
+            yield parts
+
+
+def _read_message(stream: BinaryIO | io.BufferedReader) -> list[bytes] | None:
+    num_parts = _read_size(stream)
+    if num_parts is None:
+        return None
+    parts = []
+    for _ in range(num_parts):
+        size = _read_size(stream)
+        part = b"" if size is None else stream.read(size)
+        if size is None or len(part) < size:
+            return None
+        parts.append(part)
+    return parts
+
+
+def _read_size(stream: BinaryIO | io.BufferedReader) -> int | None:
+    packed = stream.read(_SIZE.size)
+    if len(packed) < _SIZE.size:
+        return None
+    (size,) = _SIZE.unpack(packed)
+    return None if size > _MAX_PART_BYTES else int(size)

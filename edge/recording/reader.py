@@ -1,0 +1,101 @@
+"""A recording as it is read: whole, or up to where it was cut."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+
+from edge.errors import SourceError, WireError
+from edge.frame import UInt8Image
+from edge.recording.codecs import GRAY_FORMATS, to_pixels
+from edge.recording.layout import (
+    MARKER_NAME,
+    SCHEMA_VERSION,
+    FrameTimes,
+    SegmentPaths,
+    read_frame_times,
+    read_messages,
+    segments_of,
+)
+from edge.sources.base import Rect
+from edge.wire import Message, decode
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a recording."""
+
+    paths: SegmentPaths
+    about: dict[str, Any]
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Of the source's images."""
+        width, height = self.about["size_wh"]
+        return int(width), int(height)
+
+    @property
+    def roi(self) -> Rect:
+        """Where the video lies in the source's images."""
+        x, y, width, height = self.about["roi_px"]
+        return int(x), int(y), int(width), int(height)
+
+    def images(self) -> Iterator[tuple[FrameTimes, UInt8Image]]:
+        """Yield each image of the ROI with its times."""
+        times = read_frame_times(self.paths.frames)
+        if not times or not self.paths.video.exists():
+            return
+        try:
+            with av.open(str(self.paths.video)) as container:
+                stream = container.streams.video[0]
+                is_gray = stream.codec_context.pix_fmt in GRAY_FORMATS
+                for frame_times, frame in zip(times, container.decode(stream), strict=False):
+                    yield frame_times, to_pixels(frame, is_gray=is_gray)
+        except (av.error.FFmpegError, IndexError):
+            return  # cut before its end: what was read stands
+
+    def messages(self) -> Iterator[Message]:
+        """Yield each message as it was published."""
+        if self.paths.messages.exists():
+            yield from (decode(parts) for parts in read_messages(self.paths.messages))
+
+
+class Recording:
+    """A folder that `edge-infer --record` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what the folder holds.
+
+        Raises:
+            SourceError: It is no recording, of a later version, or holds no segment.
+        """
+        self.folder = folder
+        try:
+            marker = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
+            self.segments = [
+                Segment(paths, json.loads(paths.about.read_text(encoding="utf-8")))
+                for paths in segments_of(folder)
+                if paths.about.stat().st_size
+            ]
+        except (OSError, ValueError) as exc:
+            raise SourceError(f"{str(folder)!r} is not a readable recording ({exc}); name another folder") from exc
+        if marker.get("schema_version") != SCHEMA_VERSION:
+            version = marker.get("schema_version")
+            raise SourceError(f"{str(folder)!r} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+        if not self.segments:
+            raise SourceError(f"{str(folder)!r} is a recording without a frame; record again")
+
+    def messages(self) -> Iterator[Message]:
+        """Yield every message, oldest first.
+
+        Raises:
+            SourceError: A message is damaged in its midst.
+        """
+        try:
+            for segment in self.segments:
+                yield from segment.messages()
+        except WireError as exc:
+            raise SourceError(f"{str(self.folder)!r} holds a damaged message ({exc})") from exc
