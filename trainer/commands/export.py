@@ -1,0 +1,100 @@
+"""`edge-train export`: a run becomes a bundle, which edge-infer plays and edge-build compiles."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.runs import Run
+
+DESCRIPTION = (
+    "Turn a run (of a cross-validation: its best fold) into a bundle, and prove it on each backend. The reference "
+    "clips in it are synthetic unless --reference names a manifest, whose images then travel with the bundle."
+)
+EXAMPLE = "export runs/first --out bundles/first"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="what edge-train fit, crossval or import wrote")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", type=Path, help="the bundle's folder")
+    parser.add_argument("--name", help="the model's name, for people (default: that of BUNDLE)")
+    parser.add_argument("--reference", metavar="MANIFEST", type=Path, help="take the reference clips from its videos")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export and say where the bundle is."""
+    _check_out(options.out)
+    from trainer.runs import load_run
+
+    source = load_run(options.run)
+    network = source.network()
+    from trainer.export import export_bundle
+    from trainer.reference_clips import manifest_clips, phantom_clips
+
+    clips = phantom_clips(source) if options.reference is None else manifest_clips(source, options.reference)
+    export_bundle(
+        network,
+        options.out,
+        classes=source.classes,
+        threshold=source.threshold,
+        preprocess=source.preprocess,
+        frame_interval_ms=source.frame_interval_ms,
+        reference_clips=clips,
+        name=options.name or options.out.resolve().name,
+        intended_use=intended_use(source),
+        training=training_summary(source),
+        temperature=source.temperature,
+    )
+    num_bytes = sum(path.stat().st_size for path in options.out.iterdir())
+    print(f"wrote {options.out}: {source.model}, {num_bytes / 1e6:.1f} MB; play it with")
+    print(f"  edge-infer --source VIDEO --engine {options.out}")
+    return 0
+
+
+def intended_use(run: "Run") -> str:
+    """Return the sentence that travels with the bundle."""
+    data = f"videos like those of {run.manifest['name']}" if run.manifest else "no ultrasound video yet"
+    return (
+        f"Research software, not a medical device; not for diagnosis. Says how likely {run.classes[-1]!r} is; "
+        f"trained on {data}."
+    )
+
+
+def training_summary(run: "Run") -> dict[str, Any]:
+    """Return what the manifest says about data, method and measured figures; counts, and no video's name."""
+    summary = {
+        "model": run.model,
+        "model_options": dict(run.model_options),
+        "data": dict(run.manifest),
+        "num_videos": {part: len(ids) for part, ids in run.split.items()},
+        "fold": run.fold,
+        "seed": run.seed,
+        "recipe": dict(run.recipe),
+        "temperature": run.temperature,
+        "validation": dict(run.validation),
+        "versions": dict(run.versions),
+        "hardware": dict(run.hardware),
+        "wall_time_s": run.wall_s,
+        "state": run.state,
+    }
+    return {key: value for key, value in summary.items() if value not in ({}, None)}
+
+
+def _check_out(folder: Path) -> None:
+    """Refuse a folder that holds something other than a bundle."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file; give a folder")
+    if any(folder.iterdir()) and not _is_bundle(folder):
+        raise ConfigError(f"--out {folder} holds other files; give an empty or a new folder, or a bundle to replace")
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return "schema_version" in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
