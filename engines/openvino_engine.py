@@ -1,5 +1,6 @@
-"""The `openvino` backend: FP32 on the CPU by default, where there is no GPU."""
+"""The `openvino` backend: processors, Intel GPUs and NPUs, in FP32, BF16, FP16 or INT8; the default without a GPU."""
 
+import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -7,13 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from engines.bundle import Bundle
+from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
-from engines.errors import BackendError, EngineError
+from engines.errors import BackendError, BundleError, EngineError
+
+DEFAULT_DEVICE = "CPU"
+KIND = "openvino"
+OUTPUT_NAMES = ("probabilities", "heatmap")
+
+_ARITHMETIC = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+"""Precision to what the layers in floating point compute in: left alone, OpenVINO takes BF16 where there is any."""
+_CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 
 
 def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "OpenVinoEngine":  # noqa: B008  frozen
-    """Load the bundle's FP32 ONNX file on an OpenVINO device ("CPU" by default)."""
+    """Load what edge-build compiled for the precision, or for FP32 the ONNX file, on an OpenVINO device.
+
+    Raises:
+        BackendError: OpenVINO is not installed, or has not this device, or the device not this arithmetic.
+        BundleError: The bundle was not built for this precision.
+        EngineError: OpenVINO cannot load the file.
+    """
     return (OpenVinoThroughputEngine if options.is_for_throughput else OpenVinoEngine)(bundle, options)
 
 
@@ -24,8 +39,24 @@ def probe() -> str | None:
 
 def precisions(bundle: Bundle) -> tuple[str, ...]:
     """Return FP32, and what edge-build added."""
-    built = tuple(file.precision for file in bundle.files if file.kind == "openvino" and file.precision)
+    built = tuple(file.precision for file in bundle.files if file.kind == KIND and file.precision)
     return ("fp32", *(precision for precision in built if precision != "fp32"))
+
+
+def file_for(bundle: Bundle, precision: str) -> BundleFile:
+    """Return the file that is run: what was built, or for FP32 the network itself.
+
+    Raises:
+        BundleError: It was not built.
+    """
+    if bundle.has(KIND, precision) or precision not in _ARITHMETIC:
+        return bundle.file(KIND, precision)
+    if precision == "fp32":
+        return bundle.file("onnx", "fp32")
+    raise BundleError(
+        f"bundle {bundle.path} has nothing built for openvino {precision}; build it: "
+        f"edge-build {bundle.path} --backend openvino --precision {precision}"
+    )
 
 
 class OpenVinoEngine(HostEngine):
@@ -34,25 +65,36 @@ class OpenVinoEngine(HostEngine):
     _performance_hint = "LATENCY"
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        device = options.device or "CPU"
-        file = bundle.file("onnx", "fp32")
+        device, precision = options.device or DEFAULT_DEVICE, options.precision or "fp32"
+        file = file_for(bundle, precision)
         super().__init__(
-            EngineSpec(bundle.name, file.sha256, "openvino", "fp32", device, bundle.clip_tchw, bundle.classes)
+            EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )
-        openvino = _import_openvino()
-        path = bundle.path / file.name
+        openvino = import_openvino()
         core = openvino.Core()
-        _check_device(core, device)
+        check_device(core, device, precision)
+        path = bundle.path / file.name
         try:
             model = core.read_model(path)
             model.reshape([1, *bundle.clip_tchw])
-            # the precision is asked for by name: left alone, OpenVINO takes BF16 where the processor has it
-            hints = {"PERFORMANCE_HINT": self._performance_hint, "INFERENCE_PRECISION_HINT": "f32"}
-            compiled = core.compile_model(model, device, hints)
-            self._outputs = [compiled.output(name) for name in ("probabilities", "heatmap")]
+            compiled = core.compile_model(model, device, self._properties(precision, options))
+            self._outputs = [compiled.output(name) for name in OUTPUT_NAMES]
             self._create_requests(openvino, compiled)
         except RuntimeError as exc:
-            raise EngineError(f"OpenVINO cannot load {path} on {device}: {_last_line(exc)}") from exc
+            raise EngineError(f"OpenVINO cannot load {path} on {device}: {last_line(exc)}") from exc
+
+    def _properties(self, precision: str, options: EngineOptions) -> dict[str, Any]:
+        properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": self._performance_hint,
+            "INFERENCE_PRECISION_HINT": _ARITHMETIC[precision],
+        }
+        if options.num_threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = options.num_threads
+        if options.is_pinned is not None:
+            properties["ENABLE_CPU_PINNING"] = options.is_pinned
+        if options.cache_dir is not None:
+            properties["CACHE_DIR"] = str(options.cache_dir)
+        return properties
 
     def _create_requests(self, openvino: Any, compiled: Any) -> None:
         self._requests: list[Any] = [compiled.create_infer_request()]
@@ -66,12 +108,15 @@ class OpenVinoEngine(HostEngine):
             request.set_input_tensor(self._inputs[start_slot])
             request.infer()
         except RuntimeError as exc:
-            raise EngineError(f"OpenVINO failed to run {self.spec.name}: {_last_line(exc)}") from exc
+            raise self._failure(exc) from exc
         return self._output_of(request)
 
     def _output_of(self, request: Any) -> EngineOutput:
         probabilities, heatmap = (request.get_tensor(port).data for port in self._outputs)
         return EngineOutput(np.array(probabilities[0]), np.array(heatmap[0]))
+
+    def _failure(self, exc: RuntimeError) -> EngineError:
+        return EngineError(f"OpenVINO failed to run {self.spec.name}: {last_line(exc)}")
 
     def close(self) -> None:
         self._requests = []
@@ -96,6 +141,11 @@ class OpenVinoThroughputEngine(OpenVinoEngine):
     def _run(self, start_slot: int) -> EngineOutput:
         return self.submit()()
 
+    def warmup(self) -> None:
+        """Run each request once."""
+        for _ in range(self.max_in_flight):
+            super().warmup()
+
     def submit(self) -> Callable[[], EngineOutput]:
         self._require_full()
         request = self._requests[self._num_submitted % self.max_in_flight]
@@ -104,24 +154,30 @@ class OpenVinoThroughputEngine(OpenVinoEngine):
             np.copyto(request.get_input_tensor().data, self._ring.window())
             request.start_async()
         except RuntimeError as exc:
-            raise EngineError(f"OpenVINO failed to run {self.spec.name}: {_last_line(exc)}") from exc
+            raise self._failure(exc) from exc
         return functools.partial(self._wait_for, request)
 
     def _wait_for(self, request: Any) -> EngineOutput:
         try:
             request.wait()
         except RuntimeError as exc:
-            raise EngineError(f"OpenVINO failed to run {self.spec.name}: {_last_line(exc)}") from exc
+            raise self._failure(exc) from exc
         return self._output_of(request)
 
     def close(self) -> None:
         for request in self._requests:
             request.cancel()
-            request.wait()
+            with contextlib.suppress(RuntimeError):  # that it was cancelled
+                request.wait()
         super().close()
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
+    """Import the library.
+
+    Raises:
+        BackendError: It is not installed.
+    """
     try:
         import openvino
     except ImportError as exc:
@@ -129,12 +185,22 @@ def _import_openvino() -> Any:
     return openvino
 
 
-def _check_device(core: Any, device: str) -> None:
+def check_device(core: Any, device: str, precision: str) -> None:
+    """Refuse a device that is not there, and one without this arithmetic: it would silently compute in another.
+
+    Raises:
+        BackendError: It is so.
+    """
     available = core.available_devices
     if device.split(".")[0] not in {name.split(".")[0] for name in available}:
         raise BackendError(f"OpenVINO has no device {device!r} here; it has {', '.join(available)}")
+    capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITIES[precision] not in capabilities:
+        known = [name for name, capability in _CAPABILITIES.items() if capability in capabilities]
+        raise BackendError(f"device {device} here does not compute in {precision}; it does in {', '.join(known)}")
 
 
-def _last_line(exc: Exception) -> str:
+def last_line(exc: Exception) -> str:
+    """Return the line of OpenVINO's message that says what is wrong."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return lines[-1] if lines else type(exc).__name__
