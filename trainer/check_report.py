@@ -85,7 +85,7 @@ def _across(first: Video, second: Video) -> str:
         return f"across splits, {first.split} and {second.split}"
     if first.split != "test" and first.fold != second.fold:
         return f"across folds, {first.fold} and {second.fold}"
-    return "of two patients"
+    return "of two patients" if first.patient_id != second.patient_id else "of one patient, who counts twice"
 
 
 def _confounding_line(confounding: Confounding | None) -> str:
