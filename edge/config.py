@@ -13,8 +13,10 @@ from typing import Any
 from edge.commandline import Parser
 from edge.errors import ConfigError
 from edge.recording.layout import CODEC_NAMES
-from edge.roi import parse_roi
+from edge.roi import parse_masks, parse_roi
+from edge.sources.listing import ListSources
 from edge.sources.options import SourceOptions
+from edge.sources.v4l2_modes import parse_size
 from engines import BACKENDS
 
 DEMO_BUNDLE = Path(str(importlib.resources.files("engines"))) / "demo"
@@ -46,6 +48,10 @@ class Config:
     record_max_days: float | None = None
     log_format: str = "text"
     status_file: str | None = None
+    mask: str | None = None
+    video_size: str | None = None
+    frame_rate: float | None = None
+    pixel_format: str | None = None
     allow_aet: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -79,12 +85,19 @@ class Config:
         for name in ("record_max_gb", "record_max_days"):
             limit = getattr(self, name)
             _check(limit is None or 0 < limit < 1e6, f"--{name.replace('_', '-')} is {limit}; it must be above 0")
+        rate = self.frame_rate
+        _check(rate is None or 0 < rate <= 1000, f"--frame-rate is {rate}; it must be above 0, up to 1000 a second")
         parse_roi(self.roi)
+        parse_masks(self.mask)
+        self.source_options()
 
     def source_options(self) -> SourceOptions:
         """Return what some kinds of sources need beside the URI."""
         return SourceOptions(
             is_realtime=self.pace == "realtime",
+            video_size=parse_size(self.video_size) if self.video_size else None,
+            frame_rate=self.frame_rate,
+            pixel_format=self.pixel_format,
             allow_aet=tuple(aet.strip() for aet in self.allow_aet.split(",")) if self.allow_aet else (),
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
@@ -134,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.argument_default = argparse.SUPPRESS
     parser.usage = "edge-infer --source URI [options]"
     add = parser.add_argument
-    add("--source", metavar="URI", help="video file, .dcm file, folder of images, phantom:SEED, or demo")
+    add("--source", metavar="URI", help="/dev/video0, video file, .dcm file, folder of images, phantom:SEED, or demo")
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
     add("--backend", metavar="B", help=f"auto, {', '.join(BACKENDS)} (default: auto)")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
@@ -150,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--wait-subscribers", metavar="N", type=int, help="hold the first frame until N readers are there")
     add("--curve", metavar="DIR", help="keys from edge-keygen: only their owners can read")
     add("--insecure", action="store_true", help="publish beyond this machine without keys")
+    add("--mask", metavar="R", help="blank X,Y,W,H too, in source pixels; several with ';' between them")
+    add("--list-sources", action=ListSources, nargs=0, help="name the video devices and their modes, and exit")
+    add("--video-size", metavar="WxH", help="/dev/video*: size (default: the best that is smooth)")
+    add("--frame-rate", metavar="F", type=float, help="/dev/video*: frames a second")
+    add("--pixel-format", metavar="F", help="/dev/video*: YUYV, UYVY, NV12, GREY, RGB3, BGR3 or MJPG")
     add("--watch-folder", metavar="DIR", help="play each object that is put into the folder, in place of --source")
     add("--allow-aet", metavar="A,B", help="dicom://: calling AE titles that may send (default: all)")
     for name, what in (("cert", "its certificate"), ("key", "its key"), ("ca", "who signed its peers' certificates")):

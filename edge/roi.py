@@ -89,15 +89,38 @@ def parse_roi(text: str) -> Rect | Literal["auto", "full"]:
         return "auto"
     if text == "full":
         return "full"
-    try:
-        x, y, width, height = (int(part) for part in text.split(","))
-    except ValueError:
-        x, y, width, height = -1, -1, 0, 0
-    if min(x, y) < 0 or min(width, height) < 1:
+    rect = _parse_rect(text)
+    if rect is None:
         raise ConfigError(
             f"got the ROI {text!r}; allowed are auto, full, or X,Y,W,H in pixels, for example 80,40,640,480"
         )
-    return x, y, width, height
+    return rect
+
+
+def parse_masks(text: str | None) -> tuple[Rect, ...]:
+    """Read the value of `--mask`.
+
+    Raises:
+        ConfigError: It is not one rectangle of positive size or more of them.
+    """
+    masks = []
+    for part in text.split(";") if text else ():
+        rect = _parse_rect(part)
+        if rect is None:
+            raise ConfigError(
+                f"got the mask {part!r}; allowed is X,Y,W,H in pixels, for example 0,0,640,40, "
+                "and several of them with ';' between"
+            )
+        masks.append(rect)
+    return tuple(masks)
+
+
+def _parse_rect(text: str) -> Rect | None:
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        return None
+    return (x, y, width, height) if min(x, y) >= 0 and min(width, height) >= 1 else None
 
 
 def check_inside(rect: Rect, size_wh: tuple[int, int]) -> None:

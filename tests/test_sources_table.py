@@ -57,8 +57,9 @@ def test_phantom_seed_is_opened() -> None:
     ("uri", "error", "words"),
     [
         ("no/such/file.mp4", SourceError, "there is no file or folder 'no/such/file.mp4'"),
-        ("no-such-word", SourceError, "demo, phantom:SEED, a video file"),
-        ("/dev/video0", ConfigError, "'/dev/video0' is not supported; allowed are demo"),
+        ("no-such-word", SourceError, "demo, phantom:SEED, /dev/video0"),
+        ("/dev/video99", SourceError, "there is no device /dev/video99; plug it in, or see edge-infer --list-sources"),
+        ("/dev/null", SourceError, "/dev/null is no V4L2 device"),
         ("rtsp://user:secret@host/path", ConfigError, "the kind 'rtsp://' is not supported"),
         ("dicom://host:104?aet=X", ConfigError, "the kind 'dicom://' is not supported"),
         ("phantom:", ConfigError, "for example phantom:7"),

@@ -9,6 +9,12 @@ class SourceOptions:
 
     is_realtime: bool = True
     """Stored objects are played at their own speed as they come; otherwise as fast as they are fetched."""
+    video_size: tuple[int, int] | None = None
+    """V4L2: width and height in pixels; None: the best that the device offers."""
+    frame_rate: float | None = None
+    """V4L2: frames a second."""
+    pixel_format: str | None = None
+    """V4L2: its four letters, or FFmpeg's name for it."""
     allow_aet: tuple[str, ...] = ()
     """DICOM listener: the calling AE titles that may send; empty: every one."""
     tls_cert: str | None = None

@@ -14,7 +14,7 @@ from edge.sources.looped import LoopedSource
 from edge.sources.options import SourceOptions
 
 ALLOWED = (
-    "demo, phantom:SEED, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
+    "demo, phantom:SEED, /dev/video0, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
     "an image or a folder of images, dicom://HOST:PORT?aet=NAME"
 )
 
@@ -55,9 +55,11 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
         return _open_dicom_listener(uri, options)
     if scheme == "watch":
         return _open_watched_folder(Path(rest), options)
-    if "://" in uri or uri.startswith("/dev/"):
+    if uri.startswith("/dev/"):
+        return _open_v4l2(Path(uri), options)
+    if "://" in uri:
         # Only the kind is repeated: the rest of a URL may hold a password.
-        kind = uri.partition("://")[0] + "://" if "://" in uri else uri
+        kind = uri.partition("://")[0] + "://"
         raise ConfigError(f"a source of the kind {kind!r} is not supported; allowed are {ALLOWED}")
     return _open_path(Path(uri))
 
@@ -78,6 +80,12 @@ def _open_phantom(seed: str) -> Source:
     from edge.sources.phantom import PhantomSource
 
     return PhantomSource(int(seed))
+
+
+def _open_v4l2(path: Path, options: SourceOptions) -> Source:
+    from edge.sources.v4l2 import V4l2Source
+
+    return V4l2Source(path, options)
 
 
 def _open_dicom_listener(uri: str, options: SourceOptions) -> Source:
