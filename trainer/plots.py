@@ -100,7 +100,7 @@ def draw_roc(series: Sequence[Series], readers: Sequence[ReaderPoint] = ()) -> "
     for marker, reader in zip("^sDvP*X" * len(readers), readers, strict=False):
         place = 1 - reader.specificity, reader.sensitivity
         axes.plot(*place, marker, color=INK, markersize=6.5, linestyle="none", label=f"reader {reader.name}")
-    _legend(axes, "AUC (95 % CI)")
+    axes.legend(loc="lower right", title="AUC (95 % CI)", title_fontsize=8, alignment="left", fontsize=7.5)
     return figure
 
 
@@ -114,7 +114,7 @@ def draw_precision_recall(series: Sequence[Series]) -> "Figure":
         curve = roc.precision_recall_points(one.labels, one.probabilities)
         area = roc.average_precision(one.labels, one.probabilities)
         axes.step(curve.x, curve.y, where="post", color=colour, label=f"{one.name}  {area:.3f}")
-    _legend(axes, "average precision")
+    _legend_below(figure, "average precision")
     return figure
 
 
@@ -129,14 +129,14 @@ def draw_calibration(series: Sequence[Series]) -> "Figure":
         brier = roc.brier_score(one.labels, one.probabilities)
         axes.plot(x, y, color=colour, label=f"{one.name}  {brier:.3f}")
         axes.scatter(x, y, [220 * bin_.num / len(one.labels) + 12 for bin_ in bins], color=colour, alpha=0.75, zorder=3)
-    _legend(axes, "Brier score")
+    _legend_below(figure, "Brier score")
     return figure
 
 
 @_styled
 def draw_decision(series: Sequence[Series]) -> "Figure":
     """Draw net benefit against the probability from which on the user would act."""
-    figure, axes = _figure(4.6, 4.3)
+    figure, axes = _figure(4.6, 4.6)
     shown = [(one, decision_curve(one.labels, one.probabilities)) for one in series]
     for one, curve in shown[:1]:
         axes.plot(curve.thresholds, curve.all, color=FAINT, linewidth=1.2, label="all positive")
@@ -147,7 +147,7 @@ def draw_decision(series: Sequence[Series]) -> "Figure":
     axes.set(
         xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.35 * prevalence, 1.08 * prevalence)
     )
-    axes.legend(loc="upper right", ncols=1)
+    _legend_below(figure, "")
     return figure
 
 
@@ -204,7 +204,7 @@ PICTURES: dict[str, Callable[[Sequence[Series]], "Figure"]] = {
 
 
 def _square(xlabel: str, ylabel: str) -> tuple["Figure", "Axes"]:
-    figure, axes = _figure(4.6, 4.3)
+    figure, axes = _figure(4.6, 4.6)
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
     axes.grid(color="#e5e9ee", linewidth=0.6)
@@ -225,8 +225,9 @@ def _new_figure(width_in: float, height_in: float, rows: int, columns: int) -> t
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _legend(axes: "Axes", title: str) -> None:
-    axes.legend(loc="lower right", title=title, title_fontsize=8, alignment="left", fontsize=7.5)
+def _legend_below(figure: "Figure", title: str) -> None:
+    """Put the legend where no curve runs through it."""
+    figure.legend(loc="outside lower center", ncols=2, title=title, title_fontsize=8, fontsize=7.5)
 
 
 def _draw_matrix(axes: "Axes", one: Series, classes: Sequence[str]) -> None:

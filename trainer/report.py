@@ -39,6 +39,7 @@ class Picture:
     caption: str
     data_uri: str
     is_wide: bool = False
+    max_width_px: int = 1100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,10 +85,12 @@ class _Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def picture(self, name: str, figure: "Figure", caption: str, *, is_wide: bool = False) -> Picture:
+    def picture(
+        self, name: str, figure: "Figure", caption: str, *, is_wide: bool = False, max_width_px: int = 1100
+    ) -> Picture:
         path = self.folder / f"{name}.png"
         plots.save_png(figure, path)
-        return Picture(caption, data_uri(path), is_wide)
+        return Picture(caption, data_uri(path), is_wide, max_width_px)
 
     def table(self, name: str, table: ReportTable) -> None:
         write_table(self.folder / f"{name}.csv", table.columns, table.rows)
@@ -188,7 +191,11 @@ def _pictures(group: Sequence[Entry], letter: str, writer: _Writer) -> tuple[Pic
             "Decision curves: net benefit, in true positives a video, of acting on the network.",
         ),
         writer.picture(
-            f"{prefix}-confusion", plots.draw_confusion(series), "Confusion matrices.", is_wide=len(series) > 1
+            f"{prefix}-confusion",
+            plots.draw_confusion(series),
+            "Confusion matrices: videos, and their share of the row.",
+            is_wide=True,
+            max_width_px=280 * min(len(series), 3),
         ),
     )
 
@@ -226,7 +233,7 @@ def _notes(group: Sequence[Entry]) -> tuple[str, ...]:
     for entry in group:
         metrics: Metrics = entry.metrics
         notes += [f"{entry.name}: {name}: {reason}." for name, reason in metrics.get("reasons", {}).items()]
-        if metrics.get("patient_level_reason"):
+        if metrics.get("patient_level_reason") and metrics.get("num_patients") != metrics["n"]:
             notes.append(f"{entry.name}: no figures by patient: {metrics['patient_level_reason']}.")
         if hits := metrics.get("heatmap"):
             notes.append(

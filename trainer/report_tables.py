@@ -121,19 +121,19 @@ def intervals(entries: Sequence[Entry], level: str) -> ReportTable | None:
             entry.name,
             str(values["n"]),
             *(f"{percent(values[name])} ({percent_interval(values[f'{name}_ci'])})" for name in PROPORTIONS),
-            f"{number(values['auc'])} ({interval(values['auc_ci'])})",
+            *((_auc(values),) if level == "patient" else ()),
             number(values["average_precision"]),
             number(values["brier"]),
             number(values["ece"]),
         )
         for entry, values in chosen
     ]
-    names = tuple(f"{label} %" for label in PROPORTIONS.values())
+    auc = ("AUC (95 % CI)",) if level == "patient" else ()
     kinds = sorted({entry.metrics["interval"] for entry, _ in chosen})
-    note = f"95 % intervals of proportions: {', '.join(kinds)}. ECE: ten bins of equal width."
+    note = f"95 % intervals of proportions: {', '.join(kinds)}. AP: average precision; ECE: ten bins of equal width."
     if level == "patient":
         note += " A patient's probability comes from the mean of the videos' logits."
-    columns = ("Network", "n", *names, "AUC", "avg. precision", "Brier", "ECE")
+    columns = ("Network", "n", *_RATES[:5], *auc, "AP", "Brier", "ECE")
     return ReportTable(f"Intervals and calibration, by {level}", columns, tuple(rows), note)
 
 
@@ -202,7 +202,9 @@ def between_datasets(groups: Sequence[Sequence[Entry]], letters: Sequence[str]) 
     if not rows:
         return None
     note = "DeLong's test for independent sets, with Welch's degrees of freedom."
-    return ReportTable("Between the sets", ("Network", "sets", "first AUC", "second AUC", "p"), tuple(rows), note)
+    return ReportTable(
+        "The same network on two sets of videos", ("Network", "sets", "first AUC", "second AUC", "p"), tuple(rows), note
+    )
 
 
 def _counts(values: Metrics) -> tuple[str, str]:
@@ -215,5 +217,9 @@ def _rates(values: Metrics) -> tuple[str, ...]:
         *(percent(values[name]) for name in PROPORTIONS),
         number(values["f1"], 4),
         with_error(values["kappa"], values["kappa_se"]),
-        f"{number(values['auc'])} ({interval(values['auc_ci'])})" if values["auc"] is not None else NOTHING,
+        _auc(values),
     )
+
+
+def _auc(values: Metrics) -> str:
+    return NOTHING if values["auc"] is None else f"{number(values['auc'])} ({interval(values['auc_ci'])})"

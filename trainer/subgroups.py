@@ -127,7 +127,12 @@ def _quartiles(values: npt.NDArray[np.float64]) -> str:
     if not len(values):
         return "-"
     low, middle, high = np.percentile(values, (25, 50, 75))
-    return f"{middle:.4g} ({low:.4g} to {high:.4g})"
+    return f"{_short(middle)} ({_short(low)}–{_short(high)})"
+
+
+def _short(value: float) -> str:
+    """Return four digits, and no exponent in what people count."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _share(count: int, total: int) -> str:

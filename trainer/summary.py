@@ -29,12 +29,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent_interval(ci: list[float] | None) -> str:
     """Return a share's interval in percent."""
-    return NOTHING if ci is None else f"{100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
+    return NOTHING if ci is None else f"{100 * ci[0]:.1f}–{100 * ci[1]:.1f}"
 
 
 def interval(ci: list[float] | None) -> str:
     """Return an interval with three digits."""
-    return NOTHING if ci is None else f"{ci[0]:.3f} to {ci[1]:.3f}"
+    return NOTHING if ci is None else f"{ci[0]:.3f}–{ci[1]:.3f}"
 
 
 def p_value(value: float | None) -> str:
