@@ -119,6 +119,7 @@ def test_onnx_file_is_self_contained(bundle, graph):
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.graph.initializer)
     assert {path.name for path in bundle.path.iterdir()} == {
         "manifest.json",
+        "model.fp16.onnx",
         "model.onnx",
         "model.pt2",
         "reference.npz",
@@ -146,6 +147,7 @@ def test_manifest_carries_what_the_model_is_for(bundle):
     assert (bundle.frame_interval_ms, bundle.intended_use, bundle.training) == (40.0, "tests", {"data": "none"})
     assert {(file.kind, file.precision) for file in bundle.files} == {
         ("onnx", "fp32"),
+        ("onnx", "fp16"),
         ("torch-export", "fp32"),
         ("reference", None),
     }

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from engines.bundle import REFERENCE_NAME, PreprocessSpec, load_bundle, write_manifest
+from engines.bundle import REFERENCE_NAME, Bundle, PreprocessSpec, load_bundle, write_manifest
+from engines.errors import EngineError
+from engines.half import add_half
 from engines.load import load_engine
 from trainer.models.classifier import Classifier
 
@@ -106,9 +108,18 @@ def export_bundle(
             (REFERENCE_NAME, "reference", None),
         ],
     )
-    bundle = load_bundle(folder)
+    bundle = _with_half(load_bundle(folder))
     for backend in ("torch", "openvino"):
         load_engine(bundle, backend).close()
+
+
+def _with_half(bundle: Bundle) -> Bundle:
+    """Add the FP16 ONNX file; a network that does not hold in FP16 still is a whole bundle."""
+    try:
+        return add_half(bundle)
+    except EngineError as exc:
+        logging.getLogger("edge").warning("no FP16 file: %s", exc)
+        return bundle
 
 
 def write_reference(
