@@ -21,8 +21,9 @@ def print_report(manifest: Manifest, report: Report) -> None:
     warnings = list(warnings_of(manifest, report))
     for line in warnings:
         console.print(f"warning: {line}", markup=False)
-    number = f"{len(warnings)} warning{'s' * (len(warnings) != 1)}" if warnings else "no warnings"
-    console.print(f"{manifest.path} is sound: {len(report.usable)} usable videos, {number}", markup=False)
+    number = f"{len(warnings)} warning{'s' * (len(warnings) != 1)}" if warnings else "nothing to warn of"
+    usable = f"{len(report.usable)} of {len(manifest.videos)} videos are usable"
+    console.print(f"{manifest.path}: no patient leaks; {usable}; {number}", markup=False)
 
 
 def balance_table(manifest: Manifest, videos: Sequence[Video]) -> Table:

@@ -60,7 +60,7 @@ def check_manifest(manifest: Manifest, store: ClipStore) -> Report:
         damaged={id: "; ".join(warnings) for id, warnings in warned if warnings},
         duplicates=_near_duplicates(usable, store),
         confounding=_confounding(manifest, usable, store),
-        remarks=(*_lookalike_patients(manifest.videos), *_poor_folds(manifest)),
+        remarks=(*_lookalike_patients(manifest.videos), *_poor_folds(dataclasses.replace(manifest, videos=usable))),
     )
 
 
@@ -70,7 +70,8 @@ def _first(left_out: dict[str, str]) -> str:
 
 def _near_duplicates(videos: Sequence[Video], store: ClipStore) -> tuple[NearDuplicate, ...]:
     prints = {video.id: fingerprints(store.get(video)) for video in _tracked("taking fingerprints")(videos)}
-    return tuple(find_near_duplicates(videos, prints, _tracked("comparing videos")))
+    contents = [store.content(video) for video in videos]
+    return tuple(find_near_duplicates(videos, contents, prints, _tracked("comparing videos")))
 
 
 def _confounding(manifest: Manifest, videos: Sequence[Video], store: ClipStore) -> Confounding | None:

@@ -74,7 +74,7 @@ class ClipStore:
         self.cache_dir = Path(cache_dir).absolute()
         self.spec = ClipSpec(spec, num_frames, frame_interval_ms)
         self._roi = roi
-        self._folders: dict[tuple[Path, object], Path] = {}
+        self._contents: dict[Path, str] = {}
 
     def get(self, video: Video, stop: StopFlag | None = None) -> VideoFrames:
         """Return a video's frames and windows; decode it where it is not in the cache.
@@ -95,6 +95,19 @@ class ClipStore:
         play = functools.partial(decode, video.path, self.spec, video.roi or self._roi, stop=stop)
         write_entry(folder, self.spec, play)
         return VideoFrames(folder, self.spec)
+
+    def content(self, video: Video) -> str:
+        """Return the SHA-256 of a video's content; it is computed once.
+
+        Raises:
+            SourceError: The video cannot be read.
+        """
+        if video.path not in self._contents:
+            try:
+                self._contents[video.path] = content_sha256(video.path)
+            except OSError as exc:
+                raise SourceError(f"{video.id!r} cannot be read: {exc.strerror}; mend that or leave it out") from exc
+        return self._contents[video.path]
 
     def prepare(self, videos: Sequence[Video], num_workers: int | None = None) -> Prepared:
         """Decode all videos that are not in the cache, in worker processes, with progress.
@@ -130,17 +143,10 @@ class ClipStore:
 
     def _folder(self, video: Video) -> Path:
         """Return the entry's folder, named by a hash of all that decides what it holds."""
-        roi = video.roi or self._roi
-        if (video.path, roi) not in self._folders:
-            try:
-                content = content_sha256(video.path)
-            except OSError as exc:
-                raise SourceError(f"{video.id!r} cannot be read: {exc.strerror}; mend that or leave it out") from exc
-            spec = self.spec.preprocess
-            how = [FORMAT, content, roi, spec.resize_hw, spec.channels, self.spec.frame_interval_ms]
-            key = json.dumps([*how, software_versions()])
-            self._folders[video.path, roi] = self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
-        return self._folders[video.path, roi]
+        spec, roi = self.spec.preprocess, video.roi or self._roi
+        how = [roi, spec.resize_hw, spec.channels, self.spec.frame_interval_ms]
+        key = json.dumps([FORMAT, self.content(video), how, software_versions()])
+        return self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def _sweep(self) -> None:
         """Remove what was half-written when a process was killed."""

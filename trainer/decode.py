@@ -110,8 +110,8 @@ class _Collector:
             self.run_starts.append(len(self.frame_indices))
         self.frame_indices.append(frame.index)
         self.rois.append(frame.visible_rect)
-        pixels = np.rint(frame.frame_chw * 255).astype(np.uint8)  # exact: it was uint8 before it was scaled
-        self._put(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        image = frame.frame_chw[0] if len(frame.frame_chw) == 1 else frame.frame_chw.transpose(1, 2, 0)
+        self._put(np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8))  # exact: so it was before it was scaled
 
 
 class _Observed:

@@ -106,7 +106,9 @@ def _rows(path: Path, content: bytes) -> tuple[list[tuple[int, dict[str, str]]],
         lines = [(reader.line_num, [field.strip() for field in fields]) for fields in reader if any(fields)]
     except (UnicodeDecodeError, csv.Error) as exc:
         raise ManifestError(f"the manifest {path} is no CSV file in UTF-8 ({exc}); save it as such") from exc
-    header = lines[0][1] if lines else []
+    if not lines:
+        raise ManifestError(f"the manifest {path} is empty; it needs the columns {', '.join(REQUIRED)}")
+    header = lines[0][1]
     _check_header(path, header)
     for line, fields in lines[1:]:
         if len(fields) != len(header):

@@ -45,12 +45,13 @@ def fingerprints(frames: VideoFrames) -> FloatArray:
 
 
 def find_near_duplicates(
-    videos: Sequence[Video], prints: Mapping[str, FloatArray], track: Track = iter
+    videos: Sequence[Video], contents: Sequence[str], prints: Mapping[str, FloatArray], track: Track = iter
 ) -> list[NearDuplicate]:
     """Compare each video with each other one.
 
     Args:
         videos: What to compare, two at least.
+        contents: Each video's hash: equal files are copies, whatever ROI the manifest gives them.
         prints: `fingerprints` by id.
         track: Shows how far it is, as it goes through the videos.
     """
@@ -58,6 +59,7 @@ def find_near_duplicates(
     bounds = np.cumsum([0, *(len(prints[video.id]) for video in videos)])
     scores = np.stack([_similarities(prints[video.id], known, bounds) for video in track(videos)])
     scores = np.maximum(scores, scores.T)  # a part of a video is found in the whole, not the whole in the part
+    scores[np.equal.outer(np.array(contents), np.array(contents))] = 1
     return [
         NearDuplicate(videos[one], videos[other], float(scores[one, other]))
         for one, other in itertools.combinations(range(len(videos)), 2)
