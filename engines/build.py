@@ -1,11 +1,12 @@
 """Compiling into a bundle: what is built must pass the parity gate before the manifest lists it."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -15,10 +16,10 @@ import numpy.typing as npt
 from engines.bundle import Bundle, BundleFile, add_files, describe_file
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError, ParityError
-from engines.load import load_unproven
+from engines.load import backend_module, load_unproven
 from engines.parity import ParityResult, measure_parity
 
-_TIMED_S, _MIN_TIMED = 1.0, 3
+_TIMED_S, _MIN_TIMED = 2.0, 5
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done, 0 to 1."""
@@ -102,14 +103,13 @@ def build_engine(
         built = module.build(bundle, precision, options, folder, progress)
         candidate = _candidate(bundle, builder, precision, built, folder)
         progress("proving on the reference clips", 0.0)
-        options_of_run = EngineOptions(device=built.device, precision=precision)
-        result, windows_per_s = _prove(candidate, BUILDERS[builder].backend, options_of_run)
+        result, speed = _prove(candidate, BUILDERS[builder].backend, built.device, precision)
         if not result.is_within:
             raise ParityError(
                 f"{builder} {precision} of {bundle.path} is refused: {result.describe()} over {result.num_clips} "
                 "reference clips; nothing was added to the bundle: choose another precision"
             )
-        files = _with_results(candidate.files[-len(built.files) :], result, windows_per_s)
+        files = _with_results(candidate.files[-len(built.files) :], result, speed)
         for file in files:
             (folder / file.name).replace(bundle.path / file.name)
     return add_files(bundle, *files), files[0], result
@@ -149,28 +149,36 @@ def _candidate(bundle: Bundle, builder: str, precision: str, built: Built, folde
     return dataclasses.replace(bundle, path=folder, files=(*kept, *new))
 
 
-def _prove(candidate: Bundle, backend: str, options: EngineOptions) -> tuple[ParityResult, float]:
-    engine = load_unproven(candidate, backend, options)
-    try:
-        return measure_parity(engine, candidate), _measure_windows_per_s(engine, candidate)
-    finally:
-        engine.close()
+def _prove(candidate: Bundle, backend: str, device: str, precision: str) -> tuple[ParityResult, dict[str, float]]:
+    """Return the engine's differences, and its speed: alone, and beside FP32 on the same backend where that runs."""
+    with contextlib.ExitStack() as stack:
+        engine = load_unproven(candidate, backend, EngineOptions(device=device, precision=precision))
+        stack.callback(engine.close)
+        result = measure_parity(engine, candidate)
+        engines = [engine]
+        if precision != "fp32" and "fp32" in backend_module(backend).precisions(candidate):
+            engines.append(load_unproven(candidate, backend, EngineOptions(device=device, precision="fp32")))
+            stack.callback(engines[1].close)
+        times_s = _measure_s(engines, candidate.reference().clips[0])
+    speed = {"windows_per_s": round(1 / times_s[0], 3)}
+    return result, speed if len(engines) == 1 else {**speed, "gain_over_fp32": round(times_s[1] / times_s[0], 3)}
 
 
-def _measure_windows_per_s(engine: Engine, bundle: Bundle) -> float:
-    """Return the rate of one window after the other, from their median time."""
-    clip_tchw = bundle.reference().clips[0]
-    for frame_chw in clip_tchw:
-        engine.push(frame_chw)
-    times_s: list[float] = []
-    while sum(times_s) < _TIMED_S or len(times_s) < _MIN_TIMED:
-        start_s = time.perf_counter()
-        engine.infer()
-        times_s.append(time.perf_counter() - start_s)
-    return 1 / float(np.median(times_s))
+def _measure_s(engines: Sequence[Engine], clip_tchw: npt.NDArray[np.float32]) -> list[float]:
+    """Return each engine's median time a window in s, taken in turns, so that a drift of the machine hits all alike."""
+    for engine in engines:
+        for frame_chw in clip_tchw:
+            engine.push(frame_chw)
+    times_s: list[list[float]] = [[] for _ in engines]
+    while sum(map(sum, times_s)) < _TIMED_S or len(times_s[0]) < _MIN_TIMED:
+        for engine, own_s in zip(engines, times_s, strict=True):
+            start_s = time.perf_counter()
+            engine.infer()
+            own_s.append(time.perf_counter() - start_s)
+    return [float(np.median(own_s)) for own_s in times_s]
 
 
-def _with_results(files: tuple[BundleFile, ...], result: ParityResult, windows_per_s: float) -> list[BundleFile]:
+def _with_results(files: tuple[BundleFile, ...], result: ParityResult, speed: Mapping[str, float]) -> list[BundleFile]:
     engine, *others = files
-    build = {**(engine.build or {}), "parity": result.as_json(), "windows_per_s": round(windows_per_s, 3)}
+    build = {**(engine.build or {}), "parity": result.as_json(), **speed}
     return [dataclasses.replace(engine, build=build), *others]

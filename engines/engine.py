@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,10 @@ class EngineOptions:
     """Have several windows in flight: more windows a second, each of them later."""
     num_threads: int | None = None
     """Processor threads for the network; None: the backend's choice."""
+    is_pinned: bool | None = None
+    """Whether each of them stays on one core; None: the backend's choice."""
+    cache_dir: Path | None = None
+    """Where compiled models are kept for the next start; None: nowhere."""
 
 
 class Engine(abc.ABC):

@@ -5,17 +5,21 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Any
+
+_ARITHMETIC = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "asimddp", "bf16", "i8mm")
+"""Processor flags that decide how fast a precision is; a virtual machine's processor has a name that tells little."""
+
+
+def describe() -> dict[str, Any]:
+    """Return what of this machine's processor decides an engine's speed, as JSON."""
+    return {"processor": processor_name(), "num_cores": num_cores(), "arithmetic": list(_arithmetic())}
 
 
 @functools.cache
 def processor_name() -> str:
     """Return the processor's name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, platform.machine())
+    return _cpuinfo(("model name", "Model")) or platform.machine()
 
 
 def num_cores() -> int:
@@ -35,3 +39,17 @@ def cuda_trouble() -> str | None:
     count = ctypes.c_int(0)
     driver.cuDeviceGetCount(ctypes.byref(count))
     return None if count.value > 0 else "no CUDA device"
+
+
+@functools.cache
+def _arithmetic() -> tuple[str, ...]:
+    flags = _cpuinfo(("flags", "Features")).split()
+    return tuple(sorted(flag for flag in flags if flag in _ARITHMETIC or flag.startswith("amx")))
+
+
+def _cpuinfo(keys: tuple[str, ...]) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(keys)), "")

@@ -10,11 +10,10 @@ from engines.parity import check_parity
 
 BACKENDS = {
     "openvino": "engines.openvino_engine",
+    "onnxruntime": "engines.onnxruntime_engine",
     "torch": "engines.torch_engine",
 }
 """Backend name to the module that owns its library."""
-
-DEFAULT_BACKEND = "openvino"
 
 
 class BackendModule(Protocol):
@@ -43,7 +42,7 @@ def load_engine(
 
     Args:
         bundle: A loaded bundle.
-        backend: A name from `BACKENDS`, or "auto".
+        backend: A name from `BACKENDS`, or "auto": the best that this machine has.
         device: The backend's own name of a device; None for its default.
         precision: Arithmetic; None for the backend's default.
         is_for_throughput: Have several windows in flight.
@@ -58,7 +57,11 @@ def load_engine(
     options = EngineOptions(
         device=device, precision=precision, is_for_throughput=is_for_throughput, num_threads=num_threads
     )
-    return load_proven(bundle, DEFAULT_BACKEND if backend == "auto" else backend, options)
+    if backend == "auto":
+        from engines.auto import load_best  # stands on this module
+
+        return load_best(bundle, options)
+    return load_proven(bundle, backend, options)
 
 
 def load_proven(bundle: Bundle, backend: str, options: EngineOptions) -> Engine:

@@ -65,8 +65,9 @@ class OpenVinoEngine(HostEngine):
     _performance_hint = "LATENCY"
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        device, precision = options.device or DEFAULT_DEVICE, options.precision or "fp32"
+        precision = options.precision or "fp32"
         file = file_for(bundle, precision)
+        device = options.device or (file.build or {}).get("device") or DEFAULT_DEVICE
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )

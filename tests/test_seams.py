@@ -28,7 +28,8 @@ INTERFACE_EXCEPTIONS = {"edge/errors.py": "engines.errors"}
 """The error tree has one root, which is where nothing else of ours is needed."""
 
 OWNERS = {
-    "openvino": ["engines/openvino_engine.py"],
+    "openvino": ["engines/openvino_engine.py", "engines/openvino_build.py"],
+    "nncf": ["engines/openvino_build.py"],
     "torch": ["engines/torch_engine.py"],
     "tensorrt": ["engines/tensorrt_engine.py"],
     "onnxruntime": ["engines/onnxruntime_engine.py", "engines/half.py"],
@@ -46,6 +47,7 @@ LAZY = (
     "matplotlib",
     "lightning",
     "openvino",
+    "nncf",
     "tensorrt",
     "onnx",
     "onnxruntime",

@@ -1,0 +1,106 @@
+"""The `onnxruntime` backend: every processor and accelerator for which ONNX Runtime has an execution provider."""
+
+import importlib.util
+from typing import Any
+
+from engines.bundle import Bundle
+from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
+from engines.errors import BackendError, EngineError
+
+DEFAULT_DEVICE = "CPU"
+OUTPUT_NAMES = ("probabilities", "heatmap")
+
+_SUFFIX = "ExecutionProvider"
+_ONLY_FATAL = 4
+_CRASHING_OPTIMIZERS = {"fp16": ["NchwcTransformer"]}
+"""It ends the process when the CPU provider creates a session for some FP16 networks (seen with 1.30 to 1.32)."""
+
+
+def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "OnnxRuntimeEngine":  # noqa: B008  frozen
+    """Load the bundle's ONNX file with the execution provider that `options.device` names.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed, or has not this provider, or the provider does not start.
+        BundleError: The bundle has no ONNX file of this precision.
+        EngineError: ONNX Runtime cannot load the file.
+    """
+    return OnnxRuntimeEngine(bundle, options)
+
+
+def probe() -> str | None:
+    """Return why ONNX Runtime cannot run here."""
+    return None if importlib.util.find_spec("onnxruntime") else "it is not installed: `pip install onnxruntime`"
+
+
+def precisions(bundle: Bundle) -> tuple[str, ...]:
+    """Return the precisions in which the bundle has the network as ONNX."""
+    return tuple(precision for precision in ("fp32", "fp16") if bundle.has("onnx", precision))
+
+
+class OnnxRuntimeEngine(HostEngine):
+    """Runs the ring's windows where they lie; a provider with memory of its own copies them there."""
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        device, precision = options.device or DEFAULT_DEVICE, options.precision or "fp32"
+        file = bundle.file("onnx", precision)
+        super().__init__(
+            EngineSpec(bundle.name, file.sha256, "onnxruntime", precision, device, bundle.clip_tchw, bundle.classes)
+        )
+        runtime = _import_onnxruntime()
+        provider = _provider(runtime, device)
+        path = bundle.path / file.name
+        try:
+            session = runtime.InferenceSession(
+                str(path),
+                _session_options(runtime, options),
+                providers=[provider],
+                disabled_optimizers=_CRASHING_OPTIMIZERS.get(precision),
+            )
+            self._input_name = session.get_inputs()[0].name
+        except Exception as exc:  # its errors have no common class but this
+            raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_last_line(exc)}") from exc
+        # a provider whose libraries are missing is left out without an error
+        if provider not in session.get_providers():
+            raise BackendError(f"ONNX Runtime's {provider} does not start here; install what it needs, or use CPU")
+        self._session: Any = session
+
+    def _run(self, start_slot: int) -> EngineOutput:
+        try:
+            outputs = self._session.run(OUTPUT_NAMES, {self._input_name: self._ring.window(start_slot)})
+        except Exception as exc:  # its errors have no common class but this
+            raise EngineError(f"ONNX Runtime failed to run {self.spec.name}: {_last_line(exc)}") from exc
+        probabilities, heatmap = outputs
+        return EngineOutput(probabilities[0], heatmap[0])
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _session_options(runtime: Any, options: EngineOptions) -> Any:
+    session_options = runtime.SessionOptions()
+    session_options.log_severity_level = _ONLY_FATAL
+    if options.num_threads is not None:
+        session_options.intra_op_num_threads = options.num_threads
+    return session_options
+
+
+def _provider(runtime: Any, device: str) -> str:
+    """Return the full name of a provider: "CUDA" is "CUDAExecutionProvider"; case does not matter."""
+    available = {name.removesuffix(_SUFFIX): name for name in runtime.get_available_providers()}
+    for short, name in available.items():
+        if device.lower() in (short.lower(), name.lower()):
+            return str(name)
+    raise BackendError(f"ONNX Runtime has no provider {device!r} here; it has {', '.join(available)}")
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise BackendError(f"backend onnxruntime: {exc}; install it with `pip install onnxruntime`") from exc
+    return onnxruntime
+
+
+def _last_line(exc: Exception) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return lines[-1] if lines else type(exc).__name__

@@ -1,0 +1,87 @@
+"""The command `edge-build`: compile a bundle's network into the bundle, or prove what it has."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from edge.commandline import Parser, run_command
+from edge.errors import ConfigError
+from engines import Bundle, load_bundle
+from engines.build import BUILDERS, BuildOptions, build_engine
+from engines.build import Progress as Tell
+from engines.load import BACKENDS
+from tools.calibration import read_clips
+from tools.parity_table import print_checks
+
+_MAX_CLIPS = 4096
+
+
+def main() -> int:
+    """Run the command."""
+    return run_command(_run)
+
+
+def _run() -> int:
+    options = _parse()
+    bundle = load_bundle(options.bundle)
+    if options.check:
+        return print_checks(bundle, options.backend, options.device)
+    return _build(bundle, options)
+
+
+def _parse() -> argparse.Namespace:
+    parser = Parser(
+        "edge-build",
+        "Compile a bundle's network for this machine and add it to the bundle, if its outputs are those of the "
+        "reference; or check all that the bundle has.",
+        "edge-build my-bundle --backend openvino --precision int8 --calibrate videos/manifest.csv",
+    )
+    parser.usage = "edge-build BUNDLE --backend B --precision P [options]  |  edge-build BUNDLE --check [--backend B]"
+    add = parser.add_argument
+    add("bundle", metavar="BUNDLE", type=Path)
+    add("--backend", metavar="B", help=f"to build: {', '.join(BUILDERS)}; to check: {', '.join(BACKENDS)}")
+    add("--precision", metavar="P", help="fp32, fp16, bf16 or int8, as the backend has it")
+    add("--device", metavar="D", help="the backend's device (default: its own choice)")
+    add("--check", action="store_true", help="build nothing; run the reference clips on every engine, print a table")
+    add("--calibrate", metavar="SOURCE", help="int8: a manifest or recording to take ranges from, beside the reference")
+    add("--clips", metavar="N", type=int, default=64, help="int8: how many clips of it at most (default: 64)")
+    options = parser.parse_args()
+    if not options.check and not (options.backend and options.precision):
+        raise ConfigError("--backend and --precision, or --check, must be given; see edge-build --help")
+    if options.check and (options.precision or options.calibrate):
+        raise ConfigError("--check takes only --backend and --device beside it; see edge-build --help")
+    if options.calibrate and options.precision != "int8":
+        raise ConfigError(f"--calibrate serves --precision int8; got {options.precision}")
+    if not 1 <= options.clips <= _MAX_CLIPS:
+        raise ConfigError(f"--clips is {options.clips}; it must be 1 to {_MAX_CLIPS}")
+    return options
+
+
+def _build(bundle: Bundle, options: argparse.Namespace) -> int:
+    clips = read_clips(bundle, options.calibrate, options.clips) if options.calibrate else None
+    build_options = BuildOptions(device=options.device, calibration_clips=clips)
+    with _progress() as tell:
+        _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
+    build = file.build or {}
+    print(f"{bundle.path / file.name}: {result.describe()}, over {result.num_clips} reference clips")
+    gain = f", {build['gain_over_fp32']:.2f} times as fast as FP32 beside it" if "gain_over_fp32" in build else ""
+    print(f"{build['windows_per_s']:.2f} windows/s on {build['device']}{gain}")
+    return 0
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Tell]:
+    """Show what is being done, on a terminal alone."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda what, share: progress.update(task, description=what, completed=share)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
