@@ -46,7 +46,7 @@ class BuildOptions:
     device: str | None = None
     """The backend's own name of a device; None: its default."""
     calibration_clips: npt.NDArray[np.float32] | None = None
-    """(n, T, C, H, W) in 0..1 for INT8; None: the bundle's reference clips."""
+    """(n, T, C, H, W) in 0..1, from which INT8 takes its ranges; None: the bundle's reference clips."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

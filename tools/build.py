@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -62,7 +63,9 @@ def _parse() -> argparse.Namespace:
 
 
 def _build(bundle: Bundle, options: argparse.Namespace) -> int:
-    clips = read_clips(bundle, options.calibrate, options.clips) if options.calibrate else None
+    clips = bundle.reference().clips
+    if options.calibrate:
+        clips = np.concatenate([clips, read_clips(bundle, options.calibrate, options.clips)])
     build_options = BuildOptions(device=options.device, calibration_clips=clips)
     with _progress() as tell:
         _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
