@@ -1,0 +1,19 @@
+"""Runs `edge-train` in this process: many tests, and its libraries take seconds to load."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+from trainer.cli import main
+
+
+def edge_train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command; return its exit code and what it printed."""
+    words = ["edge-train", *map(str, arguments)]
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error), mock.patch.object(sys, "argv", words):
+        code = main()
+    return subprocess.CompletedProcess(words, code, out.getvalue(), error.getvalue())
