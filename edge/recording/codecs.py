@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import cast
 
 import av
+import cv2
 import numpy as np
 from av.video.stream import VideoStream
 
@@ -27,7 +28,7 @@ class Coding:
 # x264 without loss takes a third of FFV1's time and three quarters of its room on ultrasound (docs/log.md)
 CODINGS = {
     CODEC_NAMES[0]: Coding("libx264", "libx264rgb", "rgb24", {"preset": "ultrafast", "qp": "0"}),
-    CODEC_NAMES[1]: Coding("ffv1", "ffv1", "bgr0", {"level": "3", "slicecrc": "1", "g": "1"}),
+    CODEC_NAMES[1]: Coding("ffv1", "ffv1", "bgra", {"level": "3", "slicecrc": "1", "g": "1"}),
     CODEC_NAMES[2]: Coding("libx264", "libx264rgb", "rgb24", {"preset": "ultrafast", "crf": "14"}),
 }
 GRAY_FORMATS = ("gray", "yuv420p")
@@ -58,8 +59,8 @@ def to_video_frame(pixels: UInt8Image, pix_fmt: str) -> av.VideoFrame:
         return av.VideoFrame.from_ndarray(image, format="gray")
     if pix_fmt == "rgb24":
         return av.VideoFrame.from_ndarray(image, format="rgb24")
-    alpha = np.zeros((*image.shape[:2], 1), np.uint8)
-    return av.VideoFrame.from_ndarray(np.concatenate([image[..., ::-1], alpha], axis=2), format="bgr0")
+    bgra = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).astype(np.uint8, copy=False)
+    return av.VideoFrame.from_ndarray(bgra, format="bgra")
 
 
 def to_pixels(frame: av.VideoFrame, *, is_gray: bool) -> UInt8Image:

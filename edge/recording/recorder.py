@@ -1,6 +1,7 @@
 """The recorder: one thread that writes what capture and publisher hand over, and never holds them up live."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import logging
@@ -9,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import av
 
 from edge.errors import ConfigError
 from edge.frame import Frame, UInt8Image
@@ -121,10 +124,18 @@ class Recorder:
         try:
             while (item := self._next()) is not None:
                 self._add(item)
-            if self._segment is not None:
-                self._segment.close()
-        except OSError as exc:
+        except (OSError, av.error.FFmpegError) as exc:
             self._give_up(exc)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._changed:  # whatever ended this thread, nobody waits for it
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._segment is not None:
+            with contextlib.suppress(OSError, av.error.FFmpegError) if self.trouble else contextlib.nullcontext():
+                self._segment.close()
 
     def _next(self) -> _RoiFrame | list[bytes] | None:
         with self._changed:
@@ -182,9 +193,9 @@ class Recorder:
             segment.remove()
             del sizes[segment]
 
-    def _give_up(self, exc: OSError) -> None:
+    def _give_up(self, exc: Exception) -> None:
         with self._changed:
-            self.trouble = exc.strerror or str(exc)
+            self.trouble = getattr(exc, "strerror", None) or str(exc)
             self._is_closed = True
             self._waiting.clear()
             self._num_waiting_frames = 0

@@ -1,5 +1,6 @@
 """One segment while it is written."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from fractions import Fraction
@@ -66,15 +67,14 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Finish the files."""
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._messages.close)
+            stack.callback(self._frames.close)
             if self._container is not None and self._stream is not None:
+                stack.callback(self._container.close)
                 for packet in self._stream.encode(None):
                     self._container.mux(packet)
-                self._container.close()
-        finally:
-            self._container = self._stream = None
-            self._frames.close()
-            self._messages.close()
+        self._container = self._stream = None
 
     def _open_video(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
