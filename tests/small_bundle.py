@@ -28,9 +28,11 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
         if isinstance(module, nn.Conv1d | nn.Linear):
             module.weight.data = normal(module.weight, module.weight[0].numel() ** -0.5)
             module.bias.data = normal(module.bias, 0.5)
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, nn.Conv2d | nn.Conv3d):
             module.weight.data = normal(module.weight, (2 / module.weight[0].numel()) ** 0.5)
-        elif isinstance(module, nn.BatchNorm2d):
+            if module.bias is not None:
+                module.bias.data = normal(module.bias, 0.3)
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             module.weight.data = 0.5 + torch.rand(module.weight.shape, generator=generator) / 2
             module.bias.data = normal(module.bias, 0.3)
             module.running_mean = normal(module.running_mean, 0.3)
