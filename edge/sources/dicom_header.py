@@ -7,15 +7,18 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
 import pydicom.config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from edge.errors import SourceError
+from edge.sources.dicom_bombs import MAX_INFLATED_BYTES, MAX_VALUE_BYTES, inflates_too_far
 
 # What the libraries say of a file may quote patient data; edge.sources says in its own words what matters.
 warnings.filterwarnings("ignore", module="pydicom")
@@ -77,6 +80,7 @@ def read_image(path: Path) -> DicomImage:
         SourceError: It is not DICOM, its header is damaged, or it holds no image.
         OSError: It cannot be opened.
     """
+    _check_inflation(path)
     with path.open("rb") as file:
         header = _read_header(file, path.name)
         transfer_syntax = _transfer_syntax(header, path.name)
@@ -97,14 +101,30 @@ def read_image(path: Path) -> DicomImage:
         )
 
 
+def _check_inflation(path: Path) -> None:
+    try:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        # preamble, prefix and the group length's own element stand before the rest of the group (PS3.10, section 7.1)
+        offset_bytes = 128 + 4 + 12 + int(meta.get("FileMetaInformationGroupLength") or 0)
+    except READ_ERRORS:  # which `_read_header` tells
+        return
+    if inflates_too_far(path, offset_bytes):
+        raise SourceError(
+            f"{path.name!r} is compressed and would become larger than {MAX_INFLATED_BYTES // 2**20} MiB; "
+            "give it with another transfer syntax"
+        )
+
+
 def _read_header(file: BinaryIO, name: str) -> Dataset:
     try:
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS)
+            header = _dcmread(file)
         except InvalidDicomError:
             # Written without the preamble, as before 1995 and by some tools since.
             file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=KEYWORDS, force=True)
+            header = _dcmread(file, force=True)
         _drop_unreadable(header)
     except READ_ERRORS as exc:
         raise SourceError(f"{name!r} is no DICOM file, or its header is damaged or cut off; give another file") from exc
@@ -113,10 +133,23 @@ def _read_header(file: BinaryIO, name: str) -> Dataset:
     return header
 
 
+def _dcmread(file: BinaryIO, *, force: bool = False) -> Dataset:
+    return pydicom.dcmread(
+        file, stop_before_pixels=True, specific_tags=KEYWORDS, defer_size=MAX_VALUE_BYTES, force=force
+    )
+
+
 def _drop_unreadable(header: Dataset) -> None:
-    """Read the value of each element, which pydicom leaves to the first use, and drop what cannot be read."""
+    """Read the value of each element, which pydicom leaves to the first use, and drop what cannot be read.
+
+    Values that were left in the file for their size are dropped too: none of these attributes has one.
+    """
     for keyword in KEYWORDS:
         try:
+            element: Any = header.get_item(keyword)
+            if isinstance(element, RawDataElement) and element.length and not element.value:
+                del header[keyword]
+                continue
             header.get(keyword)
         except READ_ERRORS:
             del header[keyword]

@@ -12,6 +12,7 @@ from pydicom.uid import RLELossless
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
+from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, is_bomb
 from edge.sources.dicom_display import Display
 from edge.sources.dicom_header import READ_ERRORS, DicomImage
 from edge.sources.dicom_items import encoded_images
@@ -46,6 +47,12 @@ class PixelReader:
 
     def __init__(self, image: DicomImage) -> None:
         check_attributes(image.header, image.path.name, ALLOWED)
+        self._num_pixels = image.header.Rows * image.header.Columns
+        if self._num_pixels > MAX_IMAGE_PIXELS:
+            raise SourceError(
+                f"{image.path.name!r} has images of {image.header.Columns} x {image.header.Rows} pixels; allowed are "
+                f"{MAX_IMAGE_PIXELS} in all; give another file"
+            )
         self._image = image
         self._decoder = _decoder(image)
         self._options = _options(image, self._decoder)
@@ -56,11 +63,13 @@ class PixelReader:
             raise SourceError(f"{image.path.name!r}: its lookup tables are damaged; give another file") from exc
 
     def pictures(self, damage: Damage) -> Iterator[tuple[int, UInt8Image | None]]:
-        """Yield index and pixels of each image, with None for one that cannot be decoded."""
+        """Yield index and pixels of each image, with None for one that cannot be decoded, or should better not be."""
         with self._image.open_pixels() as file:
-            images = self._native(file, damage) if self._image.length_bytes is not None else self._encoded(file, damage)
+            is_native = self._image.length_bytes is not None
+            images: Iterator[tuple[BinaryIO | bytes | None, int]]
+            images = self._native(file, damage) if is_native else self._encoded(file, damage)
             for index, (source, index_in_source) in enumerate(images):
-                yield index, self._decode(source, index_in_source)
+                yield index, None if source is None else self._decode(source, index_in_source)
 
     def _native(self, file: BinaryIO, damage: Damage) -> Iterator[tuple[BinaryIO | bytes, int]]:
         num_images, num_bytes_over = divmod(self._image.length_bytes or 0, self._bytes_per_image)
@@ -70,10 +79,11 @@ class PixelReader:
         self._options["number_of_frames"] = num_images
         yield from ((file, index) for index in range(num_images))
 
-    def _encoded(self, file: BinaryIO, damage: Damage) -> Iterator[tuple[BinaryIO | bytes, int]]:
+    def _encoded(self, file: BinaryIO, damage: Damage) -> Iterator[tuple[bytes | None, int]]:
         is_rle = self._image.transfer_syntax == RLELossless
         for encoded in encoded_images(file, is_rle=is_rle, damage=damage):
-            yield encapsulate([encoded], has_bot=False), 0
+            is_bad = is_bomb(encoded, self._num_pixels, num_bytes=self._bytes_per_image, is_rle=is_rle)
+            yield None if is_bad else encapsulate([encoded], has_bot=False), 0
 
     def _decode(self, source: BinaryIO | bytes, index: int) -> UInt8Image | None:
         is_noisy = self._options.get("decoding_plugin") == "gdcm"

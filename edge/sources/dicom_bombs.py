@@ -1,0 +1,98 @@
+"""Tells small DICOM files that would fill the memory when they are decoded, before they are."""
+
+import struct
+import zlib
+from pathlib import Path
+
+MAX_IMAGE_PIXELS = 2**26
+"""Of one image: 8192 x 8192."""
+MAX_INFLATED_BYTES = 2**29
+MAX_VALUE_BYTES = 2**22
+"""Of one attribute other than the pixel data; the largest ones in use are lookup tables of 128 KiB."""
+_MAX_COMPONENTS = 4
+_SLACK_BYTES = 2**16
+_CHUNK_BYTES = 2**16
+
+
+def inflates_too_far(path: Path, offset_bytes: int) -> bool:
+    """Whether a deflated data set (PS3.5, section A.5) would become larger than `MAX_INFLATED_BYTES`."""
+    inflater, num_bytes = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as file:
+        file.seek(offset_bytes)
+        pending = file.read(_CHUNK_BYTES)
+        while pending and num_bytes <= MAX_INFLATED_BYTES:
+            try:
+                num_bytes += len(inflater.decompress(pending, _CHUNK_BYTES))
+            except zlib.error:
+                return False
+            pending = inflater.unconsumed_tail or file.read(_CHUNK_BYTES)
+    return num_bytes > MAX_INFLATED_BYTES
+
+
+def is_bomb(encoded: bytes, num_pixels: int, *, num_bytes: int, is_rle: bool) -> bool:
+    """Whether an encoded image says, or is, more than the file's header.
+
+    Args:
+        encoded: One image.
+        num_pixels: Rows x Columns.
+        num_bytes: Of the decoded image.
+        is_rle: It is run-length encoded; otherwise it begins with a JPEG or JPEG 2000 marker.
+    """
+    if is_rle:
+        return _rle_length(encoded, 2 * num_bytes + _SLACK_BYTES) > 2 * num_bytes + _SLACK_BYTES
+    stated = _stated_size(encoded)
+    if stated is None:
+        return False
+    height, width, num_components = stated
+    return height * width > 2 * num_pixels or num_components > _MAX_COMPONENTS
+
+
+def _rle_length(encoded: bytes, enough: int) -> int:
+    """Return how many bytes the runs become (PS3.5, section G.3), or more than `enough`.
+
+    A run of two bytes becomes 128 at the most, so most images need not be looked at run by run.
+    """
+    if 64 * len(encoded) <= enough:
+        return 0
+    position, num_bytes, end = 64, 0, len(encoded)
+    while position < end and num_bytes <= enough:
+        control = encoded[position]
+        if control < 128:
+            num_bytes += control + 1
+            position += control + 2
+        else:
+            num_bytes += 257 - control if control > 128 else 0
+            position += 2 if control > 128 else 1
+    return num_bytes
+
+
+def _stated_size(encoded: bytes) -> tuple[int, int, int] | None:
+    """Return height, width and number of components of a JPEG, JPEG-LS or JPEG 2000 image, where it says so."""
+    siz = encoded.find(b"\xff\x4f\xff\x51", 0, _SLACK_BYTES)
+    if siz >= 0:
+        return _size_of_codestream(encoded[siz + 4 : siz + 42])
+    position = 2
+    while position + 10 <= len(encoded) and encoded[position] == 0xFF:
+        marker, length = encoded[position + 1], struct.unpack_from(">H", encoded, position + 2)[0]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif _is_frame_header(marker):
+            height, width, num_components = struct.unpack_from(">xHHB", encoded, position + 4)
+            return height, width, num_components
+        else:
+            position += 2 + length
+    return None
+
+
+def _is_frame_header(marker: int) -> bool:
+    """Whether it is SOF0 to SOF15, without DHT, JPG and DAC (ITU-T T.81, table B.1), or JPEG-LS's SOF55."""
+    return (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7
+
+
+def _size_of_codestream(siz: bytes) -> tuple[int, int, int] | None:
+    """Read the SIZ segment after its marker (ITU-T T.800, section A.5.1)."""
+    if len(siz) < 38:
+        return None
+    right, bottom, left, top = struct.unpack_from(">4L", siz, 4)
+    (num_components,) = struct.unpack_from(">H", siz, 36)
+    return max(0, bottom - top), max(0, right - left), num_components

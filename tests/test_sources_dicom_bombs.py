@@ -1,0 +1,113 @@
+"""Small DICOM files that would fill the memory: refused, or left out, without doing so."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from edge.errors import SourceError
+from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, MAX_INFLATED_BYTES, is_bomb
+from edge.sources.dicom_file import DicomFile
+from tests.source_files import as_jpeg, dataset, encapsulated, noise, play, write_dicom
+
+
+def _jpeg(size_wh: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", size_wh).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+def _jpeg_2000(size_wh: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", size_wh).save(buffer, "jpeg2000", no_jp2=True)
+    return buffer.getvalue()
+
+
+def test_deflated_file_that_inflates_too_far_is_refused(tmp_path: Path) -> None:
+    ds = dataset(noise(1, 8, 8))
+    path = write_dicom(tmp_path / "plain.dcm", ds)
+    meta_end = 144 + pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    meta = write_dicom(tmp_path / "deflated.dcm", ds).read_bytes()
+    meta_end = 144 + pydicom.filereader.read_file_meta_info(tmp_path / "deflated.dcm").FileMetaInformationGroupLength
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    zeros = bytes(2**24)
+    bomb = b"".join(deflater.compress(zeros) for _ in range(MAX_INFLATED_BYTES // len(zeros) + 1)) + deflater.flush()
+    assert len(bomb) < 2**20
+    (tmp_path / "bomb.dcm").write_bytes(meta[:meta_end] + bomb)
+
+    with pytest.raises(SourceError, match="would become larger than 512 MiB"):
+        DicomFile(tmp_path / "bomb.dcm")
+    assert len(play(DicomFile(tmp_path / "deflated.dcm"))) == 1
+
+
+def test_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    ds = dataset(noise(1, 8, 8))
+    ds.Rows = ds.Columns = 65535
+    with pytest.raises(SourceError, match=f"65535 x 65535 pixels; allowed are {MAX_IMAGE_PIXELS}"):
+        DicomFile(write_dicom(tmp_path / "large.dcm", ds))
+
+
+@pytest.mark.parametrize(("syntax", "encode"), [(JPEGBaseline8Bit, _jpeg), (JPEG2000Lossless, _jpeg_2000)])
+def test_image_larger_inside_than_its_header_says_is_left_out(tmp_path: Path, syntax, encode) -> None:  # type: ignore[no-untyped-def]
+    pixels = np.zeros((2, 64, 64), np.uint8)
+    ds = encapsulated(dataset(pixels), syntax, [encode((64, 64)), encode((2000, 2000))])
+
+    assert len(play(DicomFile(write_dicom(tmp_path / "bomb.dcm", ds)))) == 1
+
+
+def test_run_lengths_that_become_too_long_are_left_out(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 300, 300), np.uint8)
+    header = struct.pack("<16L", 1, 64, *[0] * 14)
+    runs = header + bytes((129, 0)) * (300 * 300 // 128) + bytes((257 - 300 * 300 % 128, 0))
+    bomb = header + bytes((129, 0)) * 2**18
+    ds = encapsulated(dataset(pixels), RLELossless, [runs, bomb])
+
+    assert len(play(DicomFile(write_dicom(tmp_path / "bomb.dcm", ds)))) == 1
+
+
+def test_attribute_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
+    ds = dataset(noise(1, 8, 8))
+    ds.add_new("WindowCenter", "DS", "1" * 16)
+    path = write_dicom(tmp_path / "plain.dcm", ds)
+    data = path.read_bytes()
+    # WindowCenter becomes 8 MiB of text, in an element of VR UN, whose length has four bytes
+    head = struct.pack("<HH2sH", 0x0028, 0x1050, b"DS", 16)
+    assert data.count(head) == 1
+    long_head = struct.pack("<HH2sHL", 0x0028, 0x1050, b"UN", 0, 2**23)
+    path.write_bytes(data.replace(head + b"1" * 16, long_head + b"1" * 2**23))
+
+    assert len(play(DicomFile(path))) == 1
+
+
+@pytest.mark.parametrize("has_fill_bytes", [False, True])
+def test_is_bomb_jpeg_of_the_stated_size_is_none(has_fill_bytes: bool) -> None:
+    encoded = _jpeg((64, 48))
+    if has_fill_bytes:
+        encoded = encoded[:2] + b"\xff\xff" + encoded[2:]
+    assert not is_bomb(encoded, 64 * 48, num_bytes=64 * 48, is_rle=False)
+    assert is_bomb(encoded, 16 * 16, num_bytes=16 * 16, is_rle=False)
+
+
+def test_is_bomb_bytes_without_a_marker_are_none() -> None:
+    assert not is_bomb(noise(1, 100).tobytes(), 1, num_bytes=1, is_rle=False)
+
+
+def test_files_that_are_no_bombs_play_as_before(tmp_path: Path) -> None:
+    pixels = noise(3, 32, 32)
+    assert len(play(DicomFile(write_dicom(tmp_path / "a.dcm", as_jpeg(dataset(pixels), pixels, "L"))))) == 3
+    ds = dataset(pixels)
+    assert ds.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert len(play(DicomFile(write_dicom(tmp_path / "b.dcm", ds)))) == 3
