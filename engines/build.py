@@ -47,6 +47,8 @@ class BuildOptions:
     """The backend's own name of a device; None: its default."""
     calibration_clips: npt.NDArray[np.float32] | None = None
     """(n, T, C, H, W) in 0..1, from which INT8 takes its ranges; None: the bundle's reference clips."""
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What one builder alone knows, as text; `engines.plan_options.PlanOptions` lists TensorRT's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,129 @@
+"""How a TensorRT plan is compiled, and how its layers are counted; without TensorRT, so that it is checked anywhere."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
+_MAX_LEVEL = 5
+_MEBIBYTE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What TensorRT may be told; the defaults serve one fixed machine."""
+
+    workspace_mb: int = 1024
+    """Device memory, in MiB, that a layer may use beside its tensors; TensorRT's own default is all there is."""
+    optimization_level: int = 3
+    """0 to 5: how long to search for fast kernels."""
+    version_compatible: bool = False
+    """Runs on later versions of TensorRT with the same major version, somewhat slower."""
+    hardware_compatibility: str = "none"
+    """"none": this GPU model; "same-compute-capability"; "ampere-plus": all from Ampere on; slower in this order."""
+    timing_cache: str = ""
+    """File that keeps kernel timings between builds; empty: one in the user's cache folder a version and GPU."""
+
+    def __post_init__(self) -> None:
+        if self.workspace_mb < 1:
+            raise ValueError(f"workspace_mb is {self.workspace_mb}; it must be 1 or more")
+        if not 0 <= self.optimization_level <= _MAX_LEVEL:
+            raise ValueError(f"optimization_level is {self.optimization_level}; it must be 0 to {_MAX_LEVEL}")
+        if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
+            raise ValueError(
+                f"hardware_compatibility is {self.hardware_compatibility!r}; allowed are "
+                f"{', '.join(HARDWARE_COMPATIBILITY)}"
+            )
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, str]) -> "PlanOptions":
+        """Read `KEY=VALUE` settings.
+
+        Raises:
+            ValueError: An unknown key or a value that is not allowed; the text names what is.
+        """
+        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for key, text in settings.items():
+            if key not in kinds:
+                raise ValueError(f"setting {key!r} is unknown; allowed are {', '.join(kinds)}")
+            values[key] = _parse(key, text, kinds[key])
+        return cls(**values)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The workspace's limit as TensorRT takes it."""
+        return self.workspace_mb * _MEBIBYTE
+
+    def cache_path(self, version: str, gpu_name: str) -> Path:
+        """Return the timing cache's path; a cache serves one version and one GPU model."""
+        if self.timing_cache:
+            return Path(self.timing_cache)
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-ultrasound"
+        return folder / f"tensorrt-{_slug(version)}-{_slug(gpu_name)}.timing"
+
+
+def _parse(key: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError(f"setting {key} is {text!r}; allowed are true and false")
+        return text == "true"
+    try:
+        return kind(text)
+    except ValueError as exc:
+        raise ValueError(f"setting {key} is {text!r}; it must be a whole number") from exc
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerCounts:
+    """How many of a plan's layers read or write which type, by TensorRT's engine inspector."""
+
+    num_layers: int
+    num_half: int
+    """Layers with an FP16 input or output."""
+    num_float: int
+    """Layers whose floats are all FP32."""
+
+    @classmethod
+    def read(cls, inspected_json: str) -> "LayerCounts":
+        """Count from what `EngineInspector.get_engine_information` gives as JSON.
+
+        Source: the form that TensorRT 8.2 to 11 print with ProfilingVerbosity.DETAILED; a tensor's type is called
+        "Half", "FP16" or "... FP16 format" under a key that begins with "Format" or "Datatype".
+        """
+        layers = [layer for layer in json.loads(inspected_json).get("Layers", []) if isinstance(layer, dict)]
+        types = [_types(layer) for layer in layers]
+        return cls(
+            num_layers=len(layers),
+            num_half=sum(any(_is_half(text) for text in each) for each in types),
+            num_float=sum(
+                any(_is_float(text) for text in each) and not any(_is_half(text) for text in each) for each in types
+            ),
+        )
+
+
+def _types(layer: Mapping[str, Any]) -> list[str]:
+    tensors = [*(layer.get("Inputs") or []), *(layer.get("Outputs") or [])]
+    return [
+        str(value)
+        for tensor in tensors
+        if isinstance(tensor, Mapping)
+        for key, value in tensor.items()
+        if key.startswith(("Format", "Datatype"))
+    ]
+
+
+def _is_half(text: str) -> bool:
+    return re.search(r"\b(fp16|half|float16)\b", text, re.IGNORECASE) is not None
+
+
+def _is_float(text: str) -> bool:
+    return re.search(r"\b(fp32|float|float32)\b", text, re.IGNORECASE) is not None

@@ -1,0 +1,66 @@
+"""A TensorRT plan, loaded: its tensors, its context, and one way to start it. Every call's answer is checked."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorrt as trt
+
+from engines.errors import EngineError
+from engines.plan_options import LayerCounts
+from engines.tensorrt_words import Words
+
+
+class Plan:
+    """A deserialised plan with one input, and one context to run it.
+
+    The caller has made sure that CUDA works: without a driver TensorRT's objects end the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Load.
+
+        Raises:
+            EngineError: It is no plan, is damaged, or does not fit this TensorRT or GPU; with TensorRT's own words.
+        """
+        self._path = path
+        self._words = Words()
+        self._runtime = self._words.require(trt.Runtime(self._words), "start its runtime")
+        # a version compatible plan carries a runtime of its own
+        self._runtime.engine_host_code_allowed = True
+        plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._engine = self._words.require(plan, f"load {path}")
+        self._context = self._words.require(self._engine.create_execution_context(), f"create a context for {path}")
+        names = [self._engine.get_tensor_name(place) for place in range(self._engine.num_io_tensors)]
+        self.inputs = {name: self._shape(name) for name in names if self._is_input(name)}
+        """Name to shape; float32."""
+        self.outputs = {name: self._shape(name) for name in names if not self._is_input(name)}
+
+    def _is_input(self, name: str) -> bool:
+        return self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if self._engine.get_tensor_dtype(name) != trt.DataType.FLOAT:
+            raise EngineError(f"{self._path}: tensor {name!r} is not float32; build the plan again")
+        dims: Any = self._engine.get_tensor_shape(name)  # a sequence, which the stubs do not tell
+        shape = tuple(int(size) for size in dims)
+        if any(size < 0 for size in shape):
+            raise EngineError(f"{self._path}: tensor {name!r} has the open shape {shape}; build the plan again")
+        return shape
+
+    def bind(self, name: str, address: int) -> None:
+        """Say where in device memory a tensor lies from the next `enqueue` on."""
+        done = self._context.set_tensor_address(name, address)
+        self._words.require(done, f"bind {name!r} of {self._path}")
+
+    def enqueue(self, stream: int) -> None:
+        """Start the network on a stream, or record it where the stream is being captured.
+
+        Raises:
+            EngineError: A tensor is not bound, or the device fails.
+        """
+        self._words.require(self._context.execute_async_v3(stream), f"run {self._path}")
+
+    def layer_counts(self) -> LayerCounts:
+        """Return how many layers the engine inspector shows in which type."""
+        inspector = self._words.require(self._engine.create_engine_inspector(), "create an inspector")
+        return LayerCounts.read(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
