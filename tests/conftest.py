@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.phantom import DatasetSpec, write_dataset
 from tools.trivial import write_trivial_bundle
 
 
@@ -11,3 +12,13 @@ from tools.trivial import write_trivial_bundle
 def trivial_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of the real clip size whose heatmap tells which frame stands in which place; do not change it."""
     return write_trivial_bundle(tmp_path_factory.mktemp("bundles") / "trivial")
+
+
+@pytest.fixture(scope="session")
+def phantom_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the manifest of eight small synthetic videos of eight patients, four of each class; do not change it."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    rows = list(write_dataset(DatasetSpec(folder / "set", num_videos=8, seed=1, num_frames=24, size_wh=(128, 96))))
+    lines = ["path,label,patient_id", *(f"set/{row['path']},{row['label']},{row['patient_id']}" for row in rows)]
+    (folder / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "manifest.csv"

@@ -28,6 +28,7 @@ _CONTROL_POINTS = 8
 _DEPTH_KNOTS = 4
 """Of the curve of brightness over depth."""
 _GRAIN_PX = 2
+_SCALE = float(np.float32(1 / 255))  # as edge.preprocess scales, to the last bit
 
 set_track_meta(False)  # plain tensors: nobody here asks where the pixels lie in a patient
 
@@ -91,7 +92,7 @@ class Augment:
         """
         channels = np.moveaxis(frames.reshape(*frames.shape[:3], -1), 3, 1).reshape(-1, *frames.shape[1:3])
         self._compose.set_random_state(seed=_seed(rng))
-        clip = torch.as_tensor(self._compose(channels)).to(torch.float32) / 255
+        clip = torch.as_tensor(self._compose(channels)).to(torch.float32) * _SCALE
         clip = clip.unflatten(0, (len(frames), -1))
         return self._change_grays(clip, rng).clamp_(0, 1).contiguous()
 

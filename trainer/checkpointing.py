@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -56,8 +57,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunError: It is damaged, or holds something else, which is not run.
     """
     try:
+        _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as exc:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as exc:
         reason = str(exc).partition("\n")[0].rstrip(".") or type(exc).__name__
         raise RunError(
             f"checkpoint {path} is damaged or no checkpoint ({reason}); remove it, and --resume goes on from "
@@ -66,6 +68,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or IDENTITY not in checkpoint:
         raise RunError(f"{path} is no checkpoint of edge-train; remove it, and --resume goes on from {_before(path)}")
     return checkpoint
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the contents with their check sums, at which torch does not look."""
+    with ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise BadZipFile(f"{name} differs from its check sum")
 
 
 def _before(path: Path) -> str:

@@ -55,12 +55,14 @@ class TrainingOrder(Sampler[Key]):
     fill a last batch is drawn again from the start, as a batch of one clip would upset batch normalisation.
     """
 
-    def __init__(self, num_videos: int, recipe: Recipe, seed: int, rank: int = 0, num_processes: int = 1) -> None:
+    def __init__(
+        self, num_videos: int, recipe: Recipe, seed: int, epoch: int = 0, rank: int = 0, num_processes: int = 1
+    ) -> None:
         self._num_videos = num_videos
         self._draws = recipe.clips_per_video
         self._seed = seed
         self._rank, self._num_processes = rank, num_processes
-        self._epoch = 0
+        self._epoch = epoch
         batch = recipe.batch_size * num_processes
         self._num_clips = -(-num_videos * self._draws // batch) * batch
 
@@ -104,14 +106,17 @@ class Clips(pl.LightningDataModule):
         validation: Sequence[tuple[Video, VideoFrames]],
         recipe: Recipe,
         seed: int,
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self._train, self._validation = train, validation
         self._recipe, self._seed = recipe, seed
+        self._first_epoch = first_epoch
 
     def train_dataloader(self) -> DataLoader[Item]:
         process = self.trainer.global_rank, self.trainer.world_size
-        order = TrainingOrder(len(self._train), self._recipe, self._seed, *process)
+        # Lightning begins to iterate before it tells the sampler of the epoch
+        order = TrainingOrder(len(self._train), self._recipe, self._seed, self._first_epoch, *process)
         return self._loader(TrainingClips(self._train, self._recipe, self._seed), order)
 
     def val_dataloader(self) -> DataLoader[Item]:

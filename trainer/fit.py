@@ -37,9 +37,9 @@ def _finish(plan: Plan, threshold_rule: str) -> Run:
     rows = find_start(plan.run, resume=True).rows
     best = int(best_row(rows)["epoch"])
     weights = read_checkpoint(checkpoint_path(plan.run.path, best))["state_dict"]
-    write_weights(plan.run.path / WEIGHTS_NAME, network_weights(weights))
+    sha256 = write_weights(plan.run.path / WEIGHTS_NAME, network_weights(weights))
     run = calibrated(plan.run, plan.validation, threshold_rule)
     wall_s = round(sum(row["wall_s"] for row in rows), 1)
-    run = dataclasses.replace(run, state=FINISHED, wall_s=wall_s, best_epoch=best)
+    run = dataclasses.replace(run, state=FINISHED, wall_s=wall_s, best_epoch=best, weights_sha256=sha256)
     write_run(run)
     return run

@@ -1,6 +1,7 @@
 """The training loop: Lightning, set up for a plan."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import lightning.pytorch as pl
 import torch
@@ -28,7 +29,18 @@ def train(plan: Plan, options: FitOptions) -> None:
     # on resuming, what the interrupted epoch has logged already is dropped
     logger = TensorBoardLogger(plan.run.path, name="", version="tensorboard", purge_step=plan.start.num_steps or None)
     trainer = make_trainer(plan, options, callbacks, logger)
-    trainer.fit(make_module(plan), datamodule=make_clips(plan), ckpt_path=plan.start.checkpoint, weights_only=True)
+    with restored_determinism():
+        trainer.fit(make_module(plan), datamodule=make_clips(plan), ckpt_path=plan.start.checkpoint, weights_only=True)
+
+
+@contextlib.contextmanager
+def restored_determinism() -> Iterator[None]:
+    """Take back afterwards what Lightning's `deterministic` asks of all of torch."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def make_module(plan: Plan) -> Training:
@@ -39,7 +51,7 @@ def make_module(plan: Plan) -> Training:
 
 def make_clips(plan: Plan) -> Clips:
     """Return the loaders."""
-    return Clips(plan.train, plan.validation, plan.recipe, plan.run.seed)
+    return Clips(plan.train, plan.validation, plan.recipe, plan.run.seed, first_epoch=len(plan.start.rows))
 
 
 def make_trainer(

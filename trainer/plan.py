@@ -1,7 +1,7 @@
 """A training that was found sound before hours are spent on it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from trainer.calibration import DEFAULT_RULE, parse_rule
 from trainer.clips import ClipStore, VideoFrames, default_cache_dir
 from trainer.errors import RunError
 from trainer.folds import By, Split, split_for_fold
-from trainer.manifest import Manifest, ManifestError, read_manifest
+from trainer.manifest import MAX_NAMED, Manifest, ManifestError, read_manifest
 from trainer.models import MODELS
 from trainer.recipe import Recipe, make_recipe
 from trainer.resume import Start, find_start
@@ -122,15 +122,22 @@ def _make_network(run: Run, recipe: Recipe) -> nn.Module:
 
 
 def _start_from(network: nn.Module, path: Path) -> None:
-    """Take a run's weights, by name and shape; say what keeps its random start."""
+    """Take a run's weights, by name and shape; say what keeps its random start, mostly the head of other classes."""
     given, own = load_run(path).network().state_dict(), network.state_dict()
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
-    if not any(tensor.ndim > 1 for tensor in fitting.values()):
-        raise RunError(f"--set init={path}: none of its weights fits this network; give a run of the same --model")
+    if _num_elements(fitting.values()) < _num_elements(own.values()) / 2:
+        raise RunError(
+            f"--set init={path}: most of its weights do not fit this network; give a run of the same --model"
+        )
     network.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
     if rank_zero_only.rank == 0:
-        print(f"started from {path}: {len(fitting)} of {len(own)} tensors; random: {', '.join(left) or 'none'}")
+        names = ", ".join(left[:MAX_NAMED]) + (f" and {len(left) - MAX_NAMED} more" if len(left) > MAX_NAMED else "")
+        print(f"started from {path}: {len(fitting)} of {len(own)} tensors; random: {names or 'none'}", flush=True)
+
+
+def _num_elements(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _tell_left_out(left_out: dict[str, str]) -> None:

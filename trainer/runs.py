@@ -10,6 +10,7 @@ A cross-validation is a folder of runs, `fold-0` ..., with `crossval.json`, whic
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -63,6 +64,8 @@ class Run:
     validation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights_sha256: str | None = None
+    """Of model.safetensors; None while training lasts."""
     best_epoch: int | None = None
     """The one whose weights were kept, from 1."""
     wall_s: float = 0.0
@@ -82,7 +85,7 @@ class Run:
             RunError: The weights are missing, damaged or another network's.
         """
         model = build_network(self)
-        load_weights(model, self.path / WEIGHTS_NAME)
+        load_weights(model, self.path / WEIGHTS_NAME, self.weights_sha256)
         return model.eval()
 
 
@@ -102,13 +105,15 @@ def build_network(run: Run) -> "nn.Module":
         raise RunError(f"{run.model} cannot be built with {options}: {exc}") from exc
 
 
-def load_weights(model: "nn.Module", path: Path) -> None:
+def load_weights(model: "nn.Module", path: Path, sha256: str | None = None) -> None:
     """Load safetensors into a network, all of them by name and shape.
 
     Raises:
         RunError: The file is missing, damaged or another network's.
     """
     weights = read_weights(path)
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise RunError(f"{path} is damaged or another's: its hash is not that of {RUN_NAME}; train or import again")
     try:
         model.load_state_dict(weights)
     except RuntimeError as exc:
@@ -135,11 +140,13 @@ def read_weights(path: Path) -> dict[str, "Tensor"]:
         raise RunError(f"{path} is damaged ({exc}); train or import again") from exc
 
 
-def write_weights(path: Path, weights: Mapping[str, "Tensor"]) -> None:
-    """Write tensors as safetensors, in one piece."""
+def write_weights(path: Path, weights: Mapping[str, "Tensor"]) -> str:
+    """Write tensors as safetensors, in one piece; return the file's sha256."""
     from safetensors.torch import save
 
-    write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    write_atomic(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_run(run: Run) -> None:
