@@ -43,7 +43,7 @@ class Card:
     manifest_sha256: str | None
     """Of the manifest that it was trained on, where that is known."""
     split: Mapping[str, list[str]]
-    """Ids of that manifest's videos under `train`, `validation` and `test`."""
+    """Ids of that manifest's videos under `train`, `validation` and `test`; empty where it is not known."""
     history: Path | None = None
     """The training's metrics.csv."""
 
@@ -174,15 +174,16 @@ def _card_of_run(run: Run) -> Card:
 
 def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
     training = dict(bundle.training)
-    manifest = training.get("manifest")
+    data, recipe = _mapping(training, "data"), _mapping(training, "recipe")
     about = {
         "kind": "bundle",
         "name": bundle.name,
-        "network": training.get("model"),
+        "network": training.pop("model", None),
         "clip": {"num_frames": bundle.num_frames, "frame_interval_ms": bundle.frame_interval_ms},
         "preprocess": dataclasses.asdict(bundle.preprocess),
         "threshold": bundle.threshold,
-        "training": training,
+        "recipe": recipe,
+        "training": {name: value for name, value in training.items() if name != "recipe"},
         "engine": dataclasses.asdict(engine.spec),
         "weights_sha256": engine.spec.sha256,
     }
@@ -191,8 +192,13 @@ def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
         classes=bundle.classes,
         threshold=bundle.threshold,
         clip=ClipSpec(bundle.preprocess, bundle.num_frames, bundle.frame_interval_ms),
-        roi=str(training.get("roi", "auto")),
+        roi=str(recipe.get("roi", "auto")),
         about=about,
-        manifest_sha256=manifest.get("sha256") if isinstance(manifest, Mapping) else None,
-        split=split if isinstance(split := training.get("split"), Mapping) else {},
+        manifest_sha256=data.get("sha256"),
+        split={},  # a bundle names no videos: it travels
     )
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a part of what people may write freely; empty where it is no mapping."""
+    return dict(part) if isinstance(part := values.get(name), Mapping) else {}

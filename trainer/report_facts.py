@@ -30,7 +30,7 @@ def facts_of_training(about: Metrics) -> tuple[tuple[Fact, ...], tuple[Fact, ...
         "versions": _joined(about.get("versions")),
         "engine": _engine(about.get("engine")),
         "weights, SHA-256": about.get("weights_sha256"),
-        "what the bundle says of its training": _nested(about.get("training")),
+        "as the bundle says": _nested(about.get("training")),
     }
     recipe = about.get("recipe") or {}
     return (

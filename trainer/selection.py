@@ -11,6 +11,8 @@ from trainer.video import Video
 _PARTS = {"train": "train", "val": "validation", "test": "test"}
 """The command's words to those of run.json."""
 
+Parts = dict[str, tuple[Video, ...]]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
@@ -31,15 +33,49 @@ def select_videos(manifest: Manifest, card: Card, split: str | None) -> Selectio
     Raises:
         ConfigError: No video is left.
     """
-    is_own = card.manifest_sha256 == manifest.sha256 and bool(card.split)
     if split == "all":
         return Selection(manifest.videos, "all videos of the manifest")
-    if split is not None:
-        return _of_split(manifest, card, split, is_own)
-    if not is_own:
+    if card.manifest_sha256 != manifest.sha256:
         _warn_of_shared_paths(manifest, card)
-        return Selection(manifest.videos, "all videos of a manifest that the model was not trained on")
-    seen = {*card.split.get("train", ()), *card.split.get("validation", ())}
+        parts = {name: _of_column(manifest, name) for name in _PARTS}
+        if split is None:
+            return Selection(manifest.videos, "all videos of a manifest that the model was not trained on")
+        return _chosen(manifest, parts, split, "by its split column")
+    parts = {name: _of_run(manifest, card, name) for name in _PARTS}
+    if split is None:
+        return _held_out(manifest, card, parts)
+    if split != "test" and parts[split]:
+        print_line("warning", f"the model was {'trained' if split == 'train' else 'chosen'} on these videos: no test")
+    return _chosen(manifest, parts, split, f"for {card.name}")
+
+
+def _of_column(manifest: Manifest, split: str) -> tuple[Video, ...]:
+    return tuple(video for video in manifest.videos if video.split == split)
+
+
+def _of_run(manifest: Manifest, card: Card, split: str) -> tuple[Video, ...]:
+    """Return what the training used as this part; a bundle does not name its videos, but the manifest may."""
+    if not card.split:
+        return _of_column(manifest, split)
+    own = set(card.split.get(_PARTS[split], ()))
+    return tuple(video for video in manifest.videos if video.id in own)
+
+
+def _chosen(manifest: Manifest, parts: Parts, split: str, whence: str) -> Selection:
+    if not parts[split]:
+        raise ConfigError(f"{manifest.path} has no {split} videos {whence}; leave out --split, or give another")
+    return Selection(parts[split], f"{_PARTS[split]} videos")
+
+
+def _held_out(manifest: Manifest, card: Card, parts: Parts) -> Selection:
+    if not any(parts.values()):
+        print_line(
+            "warning",
+            f"{card.name} was trained on {manifest.path} and does not say on which of its videos: this is no test; "
+            "evaluate the run that it was exported from",
+        )
+        return Selection(manifest.videos, "all videos of the manifest that the model was trained on: no test")
+    seen = {video.id for name in ("train", "val") for video in parts[name]}
     videos = tuple(video for video in manifest.videos if video.id not in seen)
     if not videos:
         raise ConfigError(
@@ -47,17 +83,6 @@ def select_videos(manifest: Manifest, card: Card, split: str | None) -> Selectio
             "manifest of other patients, or --split val for its validation videos"
         )
     return Selection(videos, "the videos that training and validation left out")
-
-
-def _of_split(manifest: Manifest, card: Card, split: str, is_own: bool) -> Selection:
-    own = card.split.get(_PARTS[split], ())
-    videos = tuple(video for video in manifest.videos if (video.id in own if is_own else video.split == split))
-    if not videos:
-        source = card.name if is_own else "its split column"
-        raise ConfigError(f"{manifest.path} has no {split} videos by {source}; leave out --split, or give another")
-    if split != "test" and is_own:
-        print_line("warning", f"the model was {'trained' if split == 'train' else 'chosen'} on these videos: no test")
-    return Selection(videos, f"{_PARTS[split]} videos")
 
 
 def _warn_of_shared_paths(manifest: Manifest, card: Card) -> None:

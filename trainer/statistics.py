@@ -156,4 +156,6 @@ def association_test(table: npt.NDArray[np.integer]) -> TestResult:
         exact = stats.fisher_exact(table)
         return TestResult("Fisher, exact", float(exact.statistic), float(exact.pvalue))
     sampled = stats.fisher_exact(table, method=stats.MonteCarloMethod(rng=np.random.default_rng(0)))
-    return TestResult("Fisher-Freeman-Halton", float(sampled.statistic), float(sampled.pvalue))
+    # an array of one where all entries are small
+    statistic, p_value = (float(np.asarray(value).item()) for value in (sampled.statistic, sampled.pvalue))
+    return TestResult("Fisher-Freeman-Halton", statistic, p_value)
