@@ -34,7 +34,7 @@ class VideoFrames:
     """A decoded video as the network's clips need it. Reads from disk; another process that is sent it does so too."""
 
     def __init__(self, folder: Path, spec: ClipSpec) -> None:
-        with np.load(folder / _META, allow_pickle=False) as meta:
+        with (folder / _META).open("rb") as file, np.load(file, allow_pickle=False) as meta:
             facts = json.loads(str(meta["facts"]))
             self.frame_indices: npt.NDArray[np.int64] = meta["frame_indices"]
             """(F,) position in the source of each frame."""
@@ -80,7 +80,7 @@ def open_entry(folder: Path, spec: ClipSpec) -> VideoFrames | None:
     """Return what the folder holds, or None where it is not there or damaged."""
     try:
         return VideoFrames(folder, spec)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
@@ -139,9 +139,9 @@ class _Writer:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
         except OSError as exc:
             raise _cache_error(self._path.parent.parent, exc) from exc
 
