@@ -18,6 +18,8 @@ from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, ColourImage, Dama
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 1000
 """Frame rates outside are a container's time base taken for a rate."""
+MAX_PIXELS = 2**26
+"""Of a frame, 8192 x 8192: a small file must not fill the memory."""
 
 
 class VideoFile(StoredSource):
@@ -61,6 +63,7 @@ def decode_video(container: av.container.InputContainer, damage: Damage, name: s
     stream = _video_stream(container, name)
     # With more threads, what FFmpeg makes of a damaged frame depends on which of them is ahead; one is fast enough.
     stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     to_array = FrameConverter()
     for frame in _decode(container, stream, damage):
         yield to_array(frame), _time_ns(frame.pts, stream)
