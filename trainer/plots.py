@@ -100,7 +100,7 @@ def draw_roc(series: Sequence[Series], readers: Sequence[ReaderPoint] = ()) -> "
     for marker, reader in zip("^sDvP*X" * len(readers), readers, strict=False):
         place = 1 - reader.specificity, reader.sensitivity
         axes.plot(*place, marker, color=INK, markersize=6.5, linestyle="none", label=f"reader {reader.name}")
-    axes.legend(loc="lower right", title="AUC (95 % CI)", title_fontsize=8, alignment="left", fontsize=7.5)
+    _legend_below(figure, "AUC (95 % CI)")
     return figure
 
 
@@ -180,6 +180,7 @@ def draw_history(
             )
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(color="#e5e9ee", linewidth=0.6)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if curves:
             axes.legend(loc="best")
     right.set_ylim(0, 1.02)

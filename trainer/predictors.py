@@ -172,6 +172,13 @@ def _card_of_run(run: Run) -> Card:
     )
 
 
+_TOLD = (
+    *("recipe", "seed", "fold", "temperature", "versions", "hardware", "wall_time_s", "data", "num_videos"),
+    *("model_options", "validation", "state"),
+)
+"""What the export writes of a training and the card tells by itself; other bundles may say anything."""
+
+
 def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
     training = dict(bundle.training)
     data, recipe = _mapping(training, "data"), _mapping(training, "recipe")
@@ -179,11 +186,16 @@ def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
         "kind": "bundle",
         "name": bundle.name,
         "network": training.pop("model", None),
+        "network_options": _mapping(training, "model_options"),
+        "validation": _mapping(training, "validation"),
         "clip": {"num_frames": bundle.num_frames, "frame_interval_ms": bundle.frame_interval_ms},
         "preprocess": dataclasses.asdict(bundle.preprocess),
         "threshold": bundle.threshold,
         "recipe": recipe,
-        "training": {name: value for name, value in training.items() if name != "recipe"},
+        **{name: training.get(name) for name in ("seed", "fold", "temperature", "versions", "hardware")},
+        "wall_s": training.get("wall_time_s"),
+        "trained_on": {**data, **{f"num_{part}": n for part, n in _mapping(training, "num_videos").items()}},
+        "training": {name: value for name, value in training.items() if name not in _TOLD or _is_text(name, value)},
         "engine": dataclasses.asdict(engine.spec),
         "weights_sha256": engine.spec.sha256,
     }
@@ -197,6 +209,10 @@ def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
         manifest_sha256=data.get("sha256"),
         split={},  # a bundle names no videos: it travels
     )
+
+
+def _is_text(name: str, value: Any) -> bool:
+    return isinstance(value, str) and name != "state"
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from trainer.statistics import association_test, mann_whitney_test
 MAX_LEVELS = 8
 """A text column of more values names things, it does not group them."""
 MIN_NUMERIC_LEVELS = 6
-"""A number column of fewer values is a code such as 0/1."""
+"""A column of fewer, whole and recurring numbers is a code such as 0/1."""
 
 Masks = dict[str, npt.NDArray[np.bool_]]
 
@@ -42,7 +42,8 @@ def covariates_of(predictions: Predictions) -> list[Covariate]:
     for name, texts in predictions.covariates.items():
         covariate = Covariate(name, texts, _numbers(texts))
         num_levels = len(covariate.levels)
-        if num_levels > 1 and (covariate.numbers is not None or num_levels <= MAX_LEVELS):
+        does_group = num_levels <= min(MAX_LEVELS, len(texts) - covariate.num_missing - 1)
+        if num_levels > 1 and (covariate.numbers is not None or does_group):
             found.append(covariate)
     return found
 
@@ -114,9 +115,12 @@ def _numbers(texts: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
         numbers = np.array([math.nan if _is_missing(text) else float(text) for text in texts])
     except ValueError:
         return None
-    finite = numbers[np.isfinite(numbers)]
-    is_coded = len(np.unique(finite)) < MIN_NUMERIC_LEVELS
-    return None if is_coded or len(finite) + int(np.isnan(numbers).sum()) < len(numbers) else numbers
+    if np.isinf(numbers).any():
+        return None
+    known = numbers[~np.isnan(numbers)]
+    num_levels = len(np.unique(known))
+    is_code = num_levels < min(MIN_NUMERIC_LEVELS, len(known)) and bool((known == known.round()).all())
+    return None if is_code else numbers
 
 
 def _is_missing(text: str) -> bool:
