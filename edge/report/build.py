@@ -1,0 +1,60 @@
+"""Writes an exam's report into a folder: page, pictures, summary and DICOM objects."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from edge.errors import ConfigError
+from edge.exam import ExamSummary
+from edge.report.dicom_common import RESEARCH, Study
+from edge.report.dicom_images import heatmap_keyframe, outline, plain_keyframe
+from edge.report.dicom_sr import structured_report
+from edge.report.page import keyframe_png, render_page
+
+DICOM_FOLDER = "dicom"
+PAGE_NAME = "report.html"
+SUMMARY_NAME = "summary.json"
+
+
+def write_report(summary: ExamSummary, study: Study, folder: Path) -> None:
+    """Write the report; one that is there already is replaced.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    dicom = folder / DICOM_FOLDER
+    try:
+        dicom.mkdir(parents=True, exist_ok=True)
+        (folder / PAGE_NAME).write_text(render_page(summary), encoding="utf-8")
+        (folder / SUMMARY_NAME).write_text(json.dumps(_facts(summary), indent=2) + "\n", encoding="utf-8")
+        for number, keyframe in enumerate(summary.keyframes, start=1):
+            (folder / f"keyframe-{number}.png").write_bytes(keyframe_png(keyframe))
+        for name, dataset in _objects(summary, study):
+            dataset.save_as(dicom / f"{name}.dcm", enforce_file_format=True)
+    except OSError as exc:
+        raise ConfigError(f"--out {folder} cannot be written ({exc.strerror}); name another folder") from exc
+
+
+def _objects(summary: ExamSummary, study: Study) -> Iterator[tuple[str, Dataset]]:
+    plain = []
+    for number in range(1, len(summary.keyframes) + 1):
+        plain.append(plain_keyframe(summary, study, number))
+        yield f"keyframe-{number}", plain[-1]
+        yield f"heatmap-{number}", heatmap_keyframe(summary, study, number)
+        yield f"outline-{number}", outline(summary, study, number, plain[-1])
+    if plain:  # a report without evidence is not a valid one
+        yield "report", structured_report(summary, study, plain)
+
+
+def _facts(summary: ExamSummary) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(summary) if field.name not in ("keyframes", "history")]
+    keyframes = [
+        {"probability": keyframe.probability, "index": keyframe.index, "t_wall_ns": keyframe.t_wall_ns}
+        for keyframe in summary.keyframes
+    ]
+    facts = {name: getattr(summary, name) for name in names}
+    return {"notice": RESEARCH, **facts, "positive": summary.positive, "keyframes": keyframes}

@@ -1,0 +1,94 @@
+"""The command `edge-report`: an exam's results as a page for people and as DICOM objects for the clinic."""
+
+import dataclasses
+import logging
+import math
+import ssl
+from pathlib import Path
+
+from edge.commandline import NOTICE, LineHandler, Parser, run_command
+from edge.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    exam: Path
+    out: Path | None
+    pacs: str | None
+    patient_from: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_ca: Path | None
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.timeout < math.inf:
+            raise ConfigError(f"--timeout is {self.timeout}; it must be 0 s or more")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key go together; give both or neither")
+
+
+def main() -> int:
+    """Run the command."""
+    return run_command(lambda: _run(_parse()))
+
+
+def _parse() -> Options:
+    parser = Parser(
+        "edge-report",
+        "Turn a recorded exam into a page for people and DICOM objects, and send these to a PACS.",
+        "edge-report exam-17 --pacs ORTHANC@127.0.0.1:4242",
+    )
+    add = parser.add_argument
+    add("exam", metavar="EXAM", type=Path, help="what edge-infer --record DIR wrote")
+    add("--out", metavar="DIR", type=Path, help="where the report goes (default: EXAM/report)")
+    add("--pacs", metavar="AET@HOST:PORT", help="send the DICOM objects there, until all have arrived")
+    add("--patient-from", metavar="DCM", type=Path, help="take patient and study from this image of the exam")
+    add("--tls-cert", metavar="PEM", type=Path, help="send over TLS with this certificate")
+    add("--tls-key", metavar="PEM", type=Path, help="its private key")
+    add("--tls-ca", metavar="PEM", type=Path, help="whom to trust; alone, it is TLS without a certificate of our own")
+    add("--timeout", metavar="S", type=float, default=60.0, help="how long to try to send (default: 60)")
+    return Options(**vars(parser.parse_args()))
+
+
+def _run(options: Options) -> int:
+    log = logging.getLogger("edge")
+    log.handlers, log.propagate = [LineHandler()], False
+    log.setLevel(logging.INFO)
+    # imported only now: --help and a wrong option need none of it
+    from edge.exam import summarise
+    from edge.recording.reader import Recording
+    from edge.report.build import DICOM_FOLDER, PAGE_NAME, write_report
+    from edge.report.dicom_common import study_of_file, study_without_patient
+    from edge.report.pacs import parse_pacs, send
+
+    pacs, tls = parse_pacs(options.pacs) if options.pacs else None, _tls(options)
+    summary = summarise(Recording(options.exam))
+    study = study_of_file(options.patient_from) if options.patient_from else study_without_patient(summary)
+    folder = options.out or options.exam / "report"
+    write_report(summary, study, folder)
+    print(f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}")
+    if pacs is not None:
+        num_sent = send(folder / DICOM_FOLDER, pacs, tls=tls, patience_s=options.timeout)
+        print(f"{num_sent} objects are stored at {pacs}")
+    print(NOTICE)
+    return 0
+
+
+def _tls(options: Options) -> ssl.SSLContext | None:
+    if options.tls_cert is None and options.tls_ca is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.tls_ca)
+        if options.tls_cert is not None:
+            context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise ConfigError(f"the TLS files cannot be used ({reason}); give PEM certificates and their key") from exc
+    return context
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

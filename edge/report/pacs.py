@@ -1,0 +1,150 @@
+"""Sends a report's objects to a PACS by C-STORE, and remembers on disk what has arrived."""
+
+import dataclasses
+import json
+import logging
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pydicom
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from edge.errors import ConfigError, SourceError
+
+_log = logging.getLogger(__name__)
+
+CALLING_AET = "EDGE"
+SENT_NAME = "sent.json"
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
+_NETWORK_TIMEOUT_S = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pacs:
+    """Where objects go: `AET@HOST:PORT`."""
+
+    aet: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.aet}@{self.host}:{self.port}"
+
+
+def parse_pacs(text: str) -> Pacs:
+    """Read `AET@HOST:PORT`.
+
+    Raises:
+        ConfigError: It is of another form.
+    """
+    match = re.fullmatch(r"([^@\s\\]{1,16})@(.+):(\d{1,5})", text)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise ConfigError(f"--pacs is {text!r}; it must be AET@HOST:PORT, for example ORTHANC@10.0.0.5:4242")
+    return Pacs(match[1], match[2].strip("[]"), int(match[3]))
+
+
+def send(
+    folder: Path, pacs: Pacs, *, tls: ssl.SSLContext | None, patience_s: float, stop: threading.Event | None = None
+) -> int:
+    """Send every object of a folder that has not arrived yet, again and again until all have.
+
+    Args:
+        folder: Holds the `.dcm` files, and `sent.json`, which says which have arrived where.
+        pacs: The destination.
+        tls: For an encrypted connection.
+        patience_s: How long to try; an object that did not arrive is sent by the next call.
+        stop: Ends the trying.
+
+    Returns:
+        The number of objects that arrived in this call.
+
+    Raises:
+        SourceError: Some did not arrive in time.
+    """
+    waiting = stop or threading.Event()
+    deadline_s, pause_s, num_sent = time.monotonic() + patience_s, _FIRST_PAUSE_S, 0
+    while True:
+        pending = _pending(folder, pacs)
+        trouble, num_arrived = _send_once(pending, pacs, tls, lambda path: _note_sent(folder, pacs, path))
+        num_sent += num_arrived
+        if trouble is None:
+            return num_sent
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0 or waiting.wait(min(pause_s, left_s)):
+            raise SourceError(
+                f"{pacs} has not taken {len(pending) - num_arrived} of the report's objects: {trouble}; they are kept "
+                f"in {folder}: run the same command again"
+            )
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _send_once(
+    paths: Sequence[Path], pacs: Pacs, tls: ssl.SSLContext | None, note: Callable[[Path], None]
+) -> tuple[str | None, int]:
+    """Send over one association; return what went wrong, and the number of objects that arrived."""
+    if not paths:
+        return None, 0
+    datasets = {path: pydicom.dcmread(path) for path in paths}
+    entity = AE(CALLING_AET)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _NETWORK_TIMEOUT_S
+    for uid in {dataset.SOPClassUID for dataset in datasets.values()}:
+        entity.add_requested_context(uid)
+    association = entity.associate(
+        pacs.host, pacs.port, ae_title=pacs.aet, tls_args=(tls, pacs.host) if tls is not None else None
+    )
+    if not association.is_established:
+        reason = "it refused the association" if association.is_rejected else "it does not answer"
+        return f"{reason} (is the AE title {CALLING_AET!r} known to it?)", 0
+    num_arrived, troubles = 0, []
+    try:
+        for path, dataset in datasets.items():
+            trouble = _store(association, dataset)
+            if trouble is None:
+                note(path)
+                num_arrived += 1
+            else:
+                troubles.append(f"{path.name}: {trouble}")
+    finally:
+        association.release()
+    return (troubles[0] if troubles else None), num_arrived
+
+
+def _store(association: Association, dataset: pydicom.Dataset) -> str | None:
+    """Return why an object was not stored."""
+    try:
+        status = association.send_c_store(dataset).get("Status")
+    except (ValueError, RuntimeError, AttributeError) as exc:  # no context was accepted, or the association is gone
+        return str(exc)
+    if status is None:
+        return "no answer"
+    if status == 0x0000 or status & 0xF000 == 0xB000:  # success, or stored with a warning (PS3.4, table B.2-1)
+        return None
+    return f"status 0x{status:04X}"
+
+
+def _pending(folder: Path, pacs: Pacs) -> list[Path]:
+    sent = set(_read_sent(folder).get(str(pacs), ()))
+    return [path for path in sorted(folder.glob("*.dcm")) if path.name not in sent]
+
+
+def _read_sent(folder: Path) -> dict[str, list[str]]:
+    try:
+        return dict(json.loads((folder / SENT_NAME).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        _log.warning("%s is damaged: all objects are sent again", folder / SENT_NAME)
+        return {}
+
+
+def _note_sent(folder: Path, pacs: Pacs, path: Path) -> None:
+    sent = _read_sent(folder)
+    sent.setdefault(str(pacs), []).append(path.name)
+    temporary = folder / (SENT_NAME + ".tmp")
+    temporary.write_text(json.dumps(sent, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / SENT_NAME)
