@@ -3,6 +3,7 @@
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,13 @@ def _load(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about the pickle's age
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise CheckpointError(_refusal(path, str(exc))) from exc
     except (*_DAMAGE, SafetensorError) as exc:
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0][:200]
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0].split(". ")[0][:120]
         raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}); download it again") from exc
 
 
