@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -24,6 +24,10 @@ from edge.snapshot import Snapshot
 from edge.watch_state import WatchState, describe
 from edge.watch_view import render
 
+if TYPE_CHECKING:
+    from edge.overlay import OverlayVideo  # loads a video library that the terminal view does without
+
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 _TICK_S = 0.1  # ten pictures a second: more is not read, and each costs some milliseconds
 _LINE_INTERVAL_S = 1.0
 _HINT_AFTER_S = 3.0
@@ -41,6 +45,7 @@ class Options:
     timeout: float | None
     curve: Path | None
     snapshot: Path | None
+    overlay: Path | None
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -51,11 +56,20 @@ class Options:
             raise ConfigError("--heatmap goes with --json; the terminal view always draws the heatmap")
         if self.snapshot is not None and (self.snapshot.suffix.lower() != ".png" or not self.snapshot.parent.is_dir()):
             raise ConfigError(f"--snapshot is {self.snapshot}; it must be a .png file in a folder that exists")
+        is_video = self.overlay is None or self.overlay.suffix.lower() in _VIDEO_SUFFIXES
+        if self.overlay is not None and not (is_video and self.overlay.parent.is_dir()):
+            allowed = ", ".join(_VIDEO_SUFFIXES)
+            raise ConfigError(f"--overlay is {self.overlay}; it must be a video ({allowed}) in a folder that exists")
 
     @property
     def is_bounded(self) -> bool:
         """Whether the user wants a run with an end, and not a view that outlives the daemon."""
-        return self.json or self.count is not None or self.timeout is not None or self.snapshot is not None
+        return self.json or self.count is not None or self.timeout is not None or self.has_pictures
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether frames are needed, too."""
+        return self.snapshot is not None or self.overlay is not None
 
 
 def main() -> int:
@@ -85,11 +99,12 @@ def _parse() -> Options:
     add(
         "--snapshot", metavar="PNG", type=Path, help="at the end draw the strongest prediction (edge-infer --frames 10)"
     )
+    add("--overlay", metavar="MP4", type=Path, help="write each frame with its heatmap (edge-infer --frames 30)")
     return Options(**vars(parser.parse_args()))
 
 
 def _run(options: Options) -> int:
-    kinds = ("prediction", "status", "frame") if options.snapshot else ("prediction", "status")
+    kinds = ("prediction", "status", "frame") if options.has_pictures else ("prediction", "status")
     console, stop, snapshot = Console(), _stop_event(), Snapshot()
     is_screen = console.is_terminal and not console.is_dumb_terminal and not options.json
     with Subscriber(options.connect, stream=options.stream, kinds=kinds, curve=options.curve) as subscriber:
@@ -97,6 +112,9 @@ def _run(options: Options) -> int:
         batches = _collect(state, options, stop, is_screen)
         if options.snapshot is not None:
             batches = snapshot.follow(batches)
+        overlay = _open_overlay(options.overlay) if options.overlay is not None else None
+        if overlay is not None:
+            batches = overlay.follow(batches)
         try:
             if options.json:
                 _print_json(batches, options.heatmap)
@@ -107,7 +125,15 @@ def _run(options: Options) -> int:
         finally:
             if options.snapshot is not None:
                 snapshot.write(options.snapshot)
+            if overlay is not None:
+                overlay.close()
     return 0
+
+
+def _open_overlay(path: Path) -> "OverlayVideo":
+    from edge.overlay import OverlayVideo
+
+    return OverlayVideo(path)
 
 
 def _stop_event() -> threading.Event:
