@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SECONDS_TO_PLAY ?= 20
 BIN := .venv/bin
+PEERS := dcmtk orthanc dicom3tools chromium
 BENCH_VIDEO := videos/000000.mp4
 
 .DEFAULT_GOAL := help
@@ -15,10 +16,10 @@ install: .venv/.installed ## Create .venv with all commands, without the trainer
 demo: .venv/.installed ## Watch the real pipeline on a real ultrasound cine (SECONDS_TO_PLAY=20).
 	@$(BIN)/python -m tools.demo --seconds $(SECONDS_TO_PLAY) --out demo-output
 
-test: lint types ## Lint, types and the tests.
+test: lint types .venv/.peers ## Lint, types and the tests.
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-all: lint types ## The same with the slow tests.
+test-all: lint types .venv/.peers ## The same with the slow tests.
 	$(BIN)/python -m pytest
 
 lint: .venv/.tested ## Check style and format.
@@ -62,6 +63,12 @@ clean: ## Remove .venv and what the tools wrote.
 	@echo "Installing into .venv, about a minute ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
+
+# The programs that the tests talk to: DICOM peers and validator, a browser.
+.venv/.peers: Makefile | .venv/bin/python
+	@command -v storescu Orthanc dciodvfy chromium >/dev/null && touch $@ || \
+	(echo "Installing the tests' peers (Debian packages $(PEERS)) ..." && \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null && touch $@)
 
 # torch goes first and by its exact version: whatever depends on it must not choose another
 .venv/.tested: .venv/.installed
