@@ -66,7 +66,7 @@ clean: ## Remove .venv and what the tools wrote.
 
 # The programs that the tests talk to: DICOM peers and validator, a browser.
 .venv/.peers: Makefile | .venv/bin/python
-	@command -v storescu Orthanc dciodvfy chromium >/dev/null && touch $@ || \
+	@(for program in storescu Orthanc dciodvfy chromium; do command -v $$program >/dev/null || exit 1; done && touch $@) || \
 	(echo "Installing the tests' peers (Debian packages $(PEERS)) ..." && \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null && touch $@)
 
