@@ -13,6 +13,7 @@ import torch
 from small_training import SETTINGS, fit_options, is_equal, run_command, trained_state
 
 from edge.errors import ConfigError
+from engines import PreprocessSpec
 from tools.phantom import DatasetSpec, write_dataset
 from trainer.checkpointing import checkpoint_path, network_weights, read_checkpoint
 from trainer.crossval import cross_validate
@@ -26,7 +27,16 @@ from trainer.module import parameter_groups, validation_metrics
 from trainer.plan import make_plan
 from trainer.profile import profile
 from trainer.recipe import Recipe
-from trainer.runs import FINISHED, load_run, read_weights
+from trainer.runs import (
+    FINISHED,
+    WEIGHTS_NAME,
+    Run,
+    build_network,
+    load_run,
+    read_weights,
+    write_run,
+    write_weights,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +188,19 @@ def test_fit_starts_from_another_runs_weights(
     plan = make_plan(fit_options(phantom_manifest, tmp_path / "run", f"init={finished}"))
     assert is_equal(plan.network.state_dict(), load_run(finished).network().state_dict())
     assert "random: none" in capsys.readouterr().out
+
+
+def test_fit_from_an_imported_run_takes_over_how_it_normalises_pixels(phantom_manifest: Path, tmp_path: Path) -> None:
+    options = {"pixel_mean": [0.449], "pixel_std": [0.226], "constant_plane": True, "width": 16}
+    start = Run(
+        path=tmp_path / "start", model="tin-r18", model_options=options, classes=("a", "b"),
+        preprocess=PreprocessSpec(), num_frames=4, frame_interval_ms=66.0,
+    )  # fmt: skip
+    write_weights(start.path / WEIGHTS_NAME, build_network(start).state_dict())
+    write_run(start)
+    plan = make_plan(fit_options(phantom_manifest, tmp_path / "run", f"init={start.path}"))
+    assert plan.run.model_options == options
+    assert is_equal(plan.network.state_dict(), start.network().state_dict())
 
 
 def test_fit_from_another_networks_weights_is_refused(phantom_manifest: Path, tmp_path: Path, finished: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -93,7 +94,7 @@ def _describe(options: FitOptions, manifest: Manifest, recipe: Recipe, split: Sp
     return Run(
         path=options.out,
         model=options.model,
-        model_options=recipe.model_options,
+        model_options={**_options_of_start(recipe), **recipe.model_options},
         classes=manifest.classes,
         preprocess=recipe.preprocess,
         num_frames=recipe.num_frames,
@@ -119,6 +120,11 @@ def _make_network(run: Run, recipe: Recipe) -> nn.Module:
     if recipe.init is not None:
         _start_from(network, Path(recipe.init))
     return network
+
+
+def _options_of_start(recipe: Recipe) -> dict[str, Any]:
+    """Return how the run that training starts from builds its network, such as the pixels' mean that it expects."""
+    return {} if recipe.init is None else dict(load_run(recipe.init).model_options)
 
 
 def _start_from(network: nn.Module, path: Path) -> None:
