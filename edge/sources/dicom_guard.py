@@ -5,6 +5,7 @@ connections, and holds objects in memory. Here each PDU has a limit of size and 
 in the association's own thread, and objects go to disk as they come.
 """
 
+import contextlib
 import functools
 import io
 import logging
@@ -23,6 +24,7 @@ from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationServer, RequestHandler
 
+from edge.sources.dicom_header import READ_ERRORS
 from edge.sources.spool import Incoming, Spool, SpoolFullError
 
 # Peers' names and UIDs stand in pynetdicom's own messages.
@@ -52,6 +54,10 @@ Report = Callable[[str, str], None]
 
 class PeerError(Exception):
     """The peer breaks the protocol; the association is aborted."""
+
+
+PEER_ERRORS = (PeerError, *READ_ERRORS)
+"""What a thread of pynetdicom's dies of when a peer sends nonsense."""
 
 
 class PduReader:
@@ -154,11 +160,9 @@ class ObjectSink(io.BytesIO):
 class GuardedDimse(DIMSEServiceProvider):
     """Puts messages together from P-DATA, objects on disk."""
 
-    def __init__(self, association: Association, spool: Spool, report: Report, peer: str) -> None:
+    def __init__(self, association: Association, spool: Spool) -> None:
         super().__init__(association)
         self._spool = spool
-        self._report = report
-        self._peer = peer
         self.sink: ObjectSink | None = None
         """Of the object that comes in or waits for its answer."""
 
@@ -166,15 +170,8 @@ class GuardedDimse(DIMSEServiceProvider):
         """Take the next P-DATA; see the base class.
 
         Raises:
-            PeerError: It breaks the protocol. pynetdicom then aborts the association.
+            PeerError: It breaks the protocol.
         """
-        try:
-            self._receive(primitive)
-        except PeerError as exc:
-            self._report("bad_peers", f"{self._peer} {exc}; it is cut off")
-            raise
-
-    def _receive(self, primitive: P_DATA) -> None:
         if self.msg_queue.qsize() >= _MAX_QUEUED:
             raise PeerError("sends on without waiting for an answer")
         if self.message is None:
@@ -268,16 +265,36 @@ class GuardedServer(AssociationServer):
                 connection.settimeout(PDU_DEADLINE_S)
                 connection.do_handshake()
             run()
-        except OSError as exc:
-            self.report("bad_peers", f"{peer}: no TLS connection ({getattr(exc, 'reason', None) or exc})")
+        except ssl.SSLError as exc:
+            self.report("bad_peers", f"{peer} made no TLS connection ({exc.reason}); it is cut off")
+        except PEER_ERRORS as exc:
+            self._tell(peer, exc)
         finally:
             association._kill = association.dul._kill_thread = True
             _shut(connection)
+            if association.dul.ident is not None:
+                association.dul.join()  # its reads end now: the connection is shut
             connection.close()
             association.dimse.release_sink()  # type: ignore[attr-defined]
             with self._lock:
                 self._connections.pop(association, None)
                 self._associated.discard(association)
+
+    def run_reader(self, association: Association, run: Callable[[], None], peer: str) -> None:
+        """Run the thread that reads an association's PDUs."""
+        try:
+            run()
+        except PEER_ERRORS as exc:
+            self._tell(peer, exc)
+            connection = self._connections[association]
+            with contextlib.suppress(OSError):
+                connection.send(_ABORT)
+            association._kill = True
+            _shut(connection)
+
+    def _tell(self, peer: str, exc: Exception) -> None:
+        reason = str(exc) if isinstance(exc, PeerError) else "sends what is no DICOM"
+        self.report("bad_peers", f"{peer} {reason}; it is cut off")
 
     def service_actions(self) -> None:
         """Leave out pynetdicom's own garbage collection: it would stop the inference."""
@@ -313,16 +330,17 @@ class _Handler(RequestHandler):
         association = super()._create_association()
         reader = PduReader(self.request, peer, server.max_rate_bytes, server.report)
         association.dul.socket.recv = reader.recv  # type: ignore[union-attr, method-assign]
-        association.dimse = GuardedDimse(association, server.spool, server.report, peer)
+        association.dimse = GuardedDimse(association, server.spool)
         association.run = functools.partial(  # type: ignore[method-assign]
             server.run_association, association, association.run, peer
+        )
+        association.dul.run = functools.partial(  # type: ignore[method-assign]
+            server.run_reader, association, association.dul.run, peer
         )
         server.admit(association, self.request)
         return association
 
 
 def _shut(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the peer was faster
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # the peer was faster
-        return
