@@ -38,7 +38,7 @@ OWNERS = {
     "onnx": ["engines/half.py", "engines/half_graph.py"],
     "matplotlib": [],
     "lightning": [],
-    "pynetdicom": ["edge/sources/dicom_scp.py", "edge/sources/dicom_guard.py"],
+    "pynetdicom": ["edge/sources/dicom_scp.py", "edge/sources/dicom_server.py", "edge/sources/dicom_guard.py"],
     "pyigtl": ["edge/sources/openigtlink.py"],
     "pydicom": ["edge/sources/dicom_*.py", "edge/sources/table.py"],
 }

@@ -12,9 +12,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from edge.errors import BindError, ConfigError, SourceError
 from edge.sources.dicom_address import ListenerAddress
-from edge.sources.dicom_guard import IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, GuardedServer, ObjectSink, Report
+from edge.sources.dicom_guard import IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
 from edge.sources.dicom_header import read_image
 from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes
+from edge.sources.dicom_server import GuardedServer
 from edge.sources.dicom_video import is_video
 from edge.sources.options import SourceOptions
 from edge.sources.spool import Spool, SpoolFullError
