@@ -19,7 +19,6 @@ def _strongest(log_probabilities: FloatArray) -> FloatArray:
 
 AGGREGATES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "mean-logit": lambda logs: np.asarray(logs.mean(0)),
-    "median-logit": lambda logs: np.asarray(np.median(logs, axis=0)),
     "mean-probability": lambda logs: np.asarray(logsumexp(logs, axis=0) - np.log(len(logs))),
     "strongest": _strongest,
 }

@@ -10,7 +10,7 @@ EXAMPLE = "evaluate runs/first manifest.csv --out evaluations/first"
 
 _DEFAULT_THRESHOLD = 0.5
 _INTERVALS = ("wilson", "clopper-pearson")
-_AGGREGATES = ("mean-logit", "median-logit", "mean-probability", "strongest")
+_AGGREGATES = ("mean-logit", "mean-probability", "strongest")
 _SPLITS = ("train", "val", "test", "all")
 _SPLIT_HELP = f"videos to take: {', '.join(_SPLITS)} (what training and validation left out)"
 
