@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom.examples
 import pytest
@@ -54,12 +55,22 @@ def _changing_size(folder: Path) -> Path:
     return write_images(folder / "images", [(96, 80)] * 15 + [(120, 90)] * 13)
 
 
+def _freezing_and_changing(folder: Path) -> Path:
+    first, second = (noise(1, 48, 300, seed=seed)[0] for seed in (1, 2))
+    moving = [[speckle[:, 4 * n : 4 * n + 64] for n in range(40)] for speckle in (first, second)]
+    frames = [*moving[0][:20], *[moving[0][20]] * 30, *moving[0][20:], *moving[1]]
+    smooth = [cv2.GaussianBlur(frame, (0, 0), 2) for frame in frames]
+    return write_movie(folder / "states.mkv", np.stack([cv2.convertScaleAbs(frame, alpha=1.5) for frame in smooth]))
+
+
 def _dicom(_folder: Path) -> Path:
     return Path(pydicom.examples.get_path("ybr_color"))
 
 
-@pytest.mark.parametrize("make", [_same_sized, _with_gap, _changing_size, _dicom])
-@pytest.mark.parametrize("interval_ms", [40.0, 70.0])
+@pytest.mark.parametrize(
+    ("make", "interval_ms"),
+    [(_same_sized, 70.0), (_with_gap, 40.0), (_changing_size, 70.0), (_freezing_and_changing, 40.0), (_dicom, 40.0)],
+)
 def test_clips_are_the_windows_of_the_daemon(tmp_path: Path, make: object, interval_ms: float) -> None:
     path = make(tmp_path)  # type: ignore[operator]
     bundle = write_trivial_bundle(
@@ -70,7 +81,7 @@ def test_clips_are_the_windows_of_the_daemon(tmp_path: Path, make: object, inter
 
     firsts, lasts = frames.frame_indices[frames.window_starts], frames.frame_indices[frames.window_starts + 3]
     assert list(zip(firsts, lasts, strict=True)) == recording.windows
-    assert len(recording.windows) > 2
+    assert len(recording.windows) >= 2
     # the trivial network's probability is the mean of its clip
     means = [(frames.clip(start) / 255).mean() for start in frames.window_starts]
     np.testing.assert_allclose(means, [header["probabilities"][-1] for header in recording.predictions], atol=1e-5)

@@ -19,7 +19,7 @@ from edge.preprocess import centre_crop
 from trainer.decode import ClipSpec, Decoded
 
 FORMAT = 2
-"""Takes a new number when what lies in an entry changes, or what the daemon makes of a frame."""
+"""Takes a new number when what lies in an entry changes."""
 TEMPORARY = ".tmp-"
 """Prefix of an entry that is being written."""
 

@@ -16,7 +16,7 @@ from edge.errors import SourceError
 from engines import PreprocessSpec
 from trainer.clip_entry import FORMAT, TEMPORARY, ClipCacheError, VideoFrames, open_entry, write_entry
 from trainer.clip_workers import decode_all, num_cores
-from trainer.content import content_sha256, software_versions
+from trainer.content import content_sha256, software
 from trainer.decode import ClipSpec, StopFlag, decode
 from trainer.video import Video
 
@@ -139,13 +139,14 @@ class ClipStore:
         if len(frames.window_starts):
             return ""
         num_frames, interval_ms = len(frames.frame_indices), self.spec.frame_interval_ms
-        return f"no {self.spec.num_frames} frames in a row: {num_frames} lie on the time grid of {interval_ms:.4g} ms"
+        reason = f"no {self.spec.num_frames} frames in a row: {num_frames} lie on the time grid of {interval_ms:.4g} ms"
+        return "; ".join([reason, *frames.warnings])
 
     def _folder(self, video: Video) -> Path:
         """Return the entry's folder, named by a hash of all that decides what it holds."""
         spec, roi = self.spec.preprocess, video.roi or self._roi
         how = [roi, spec.resize_hw, spec.channels, self.spec.frame_interval_ms]
-        key = json.dumps([FORMAT, self.content(video), how, software_versions()])
+        key = json.dumps([FORMAT, self.content(video), how, software()])
         return self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def _sweep(self) -> None:

@@ -3,18 +3,23 @@
 import collections
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.tree import DecisionTreeClassifier
 
 from trainer.file_facts import Facts
 from trainer.roc import Auc, auc_delong
 from trainer.video import Video
 
-NUM_FOLDS, NUM_TREES, MIN_LEAF = 5, 60, 3
+Labels = npt.NDArray[np.int64]
+Split = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+NUM_FOLDS, NUM_TREES, MAX_DEPTH, MIN_LEAF = 5, 60, 3, 3
 NUM_REPEATS = 3
 """Other folds each time; the scores are averaged, as one draw of folds is luck."""
 
@@ -26,7 +31,7 @@ class Confounding:
     auc: Auc
     """Of all facts together, a patient (and label) counted once."""
     auc_by_fact: dict[str, float]
-    """Of each fact alone, the most telling first."""
+    """Of each fact alone, by a small tree, the most telling first."""
 
     @property
     def is_suspicious(self) -> bool:
@@ -35,7 +40,7 @@ class Confounding:
 
 
 def find_confounding(videos: Sequence[Video], facts: Sequence[Facts], positive: int) -> Confounding | None:
-    """Predict the label from metadata by random forests, cross-validated with whole patients.
+    """Predict the label from metadata by a random forest, cross-validated with whole patients.
 
     Args:
         videos: At least one patient with and without the positive class.
@@ -51,9 +56,10 @@ def find_confounding(videos: Sequence[Video], facts: Sequence[Facts], positive: 
     num_folds = min([NUM_FOLDS, *(len(set(patients[labels == label])) for label in (0, 1))])
     if not names or num_folds < 2:
         return None
-    auc = _patient_auc(_scores(table, labels, patients, num_folds), labels, patients)
+    splits = _splits(labels, patients, num_folds)
+    auc = _patient_auc(_scores(_forest, table, labels, splits), labels, patients)
     alone = {
-        name: _patient_auc(_scores(table[:, [place]], labels, patients, num_folds), labels, patients).value
+        name: _patient_auc(_scores(_tree, table[:, [place]], labels, splits), labels, patients).value
         for place, name in enumerate(names)
     }
     return Confounding(auc, dict(sorted(alone.items(), key=lambda item: -item[1])))
@@ -71,28 +77,40 @@ def _table(facts: Sequence[Facts]) -> tuple[list[str], npt.NDArray[np.float64]]:
     return list(columns), np.array(list(columns.values()), np.float64).T
 
 
-def _scores(
-    table: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], num_folds: int
-) -> npt.NDArray[np.float64]:
-    """Return each video's probability from forests that have not seen its patient, (videos,)."""
-    scores = np.zeros(len(labels))
+def _splits(labels: Labels, patients: npt.NDArray[np.str_], num_folds: int) -> list[Split]:
+    """Return places to train and test on: `NUM_REPEATS` draws of folds of whole patients."""
+    splits: list[Split] = []
     for seed in range(NUM_REPEATS):
         splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
+            # folds without a class are left out below
             warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-            splits = list(splitter.split(table, labels, patients))
-        for train, test in splits:
-            if len(set(labels[train])) == 2:
-                forest = RandomForestClassifier(
-                    NUM_TREES, min_samples_leaf=MIN_LEAF, class_weight="balanced", random_state=seed
-                )
-                scores[test] += forest.fit(table[train], labels[train]).predict_proba(table[test])[:, 1]
-            else:
-                scores[test] += labels[train][0]
-    return scores / NUM_REPEATS
+            splits += splitter.split(labels, labels, patients)
+    return [(train, test) for train, test in splits if len(set(labels[train])) == 2]
 
 
-def _patient_auc(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_]) -> Auc:
+def _forest() -> ClassifierMixin:
+    return RandomForestClassifier(NUM_TREES, min_samples_leaf=MIN_LEAF, class_weight="balanced", random_state=0)
+
+
+def _tree() -> ClassifierMixin:
+    return DecisionTreeClassifier(
+        max_depth=MAX_DEPTH, min_samples_leaf=MIN_LEAF, class_weight="balanced", random_state=0
+    )
+
+
+def _scores(
+    make: Callable[[], ClassifierMixin], table: npt.NDArray[np.float64], labels: Labels, splits: Sequence[Split]
+) -> npt.NDArray[np.float64]:
+    """Return each video's mean probability from classifiers that have not seen its patient, (videos,)."""
+    sums, counts = np.zeros(len(labels)), np.zeros(len(labels))
+    for train, test in splits:
+        sums[test] += make().fit(table[train], labels[train]).predict_proba(table[test])[:, 1]
+        counts[test] += 1
+    return sums / np.maximum(counts, 1)
+
+
+def _patient_auc(scores: npt.NDArray[np.float64], labels: Labels, patients: npt.NDArray[np.str_]) -> Auc:
     """Return the area over patients, each the mean of its videos: videos of one patient are no independent proof."""
     members = collections.defaultdict(list)
     for place, key in enumerate(zip(patients, labels, strict=True)):

@@ -1,4 +1,4 @@
-"""What identifies a video's content and the software that decodes it."""
+"""What identifies a video's content, and the software that makes frames of it."""
 
 import functools
 import hashlib
@@ -6,8 +6,12 @@ import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 
-DECODERS = ("av", "opencv-python-headless", "pydicom", "pillow", "pylibjpeg-openjpeg", "python-gdcm")
+import edge
+
+DECODERS = ("av", "opencv-python-headless", "pydicom", "pillow", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
 """Another version of one of these may give other pixels."""
+FRAME_CODE = ("capture.py", "image_state.py", "preprocess.py", "roi*.py", "window.py", "sources/*.py")
+"""What in `edge` decides on frames, clips and pixels."""
 
 
 def content_sha256(path: Path) -> str:
@@ -29,6 +33,12 @@ def _lines(folder: Path) -> Iterator[str]:
 
 
 @functools.cache
-def software_versions() -> dict[str, str]:
-    """Return the version of each decoder."""
-    return {name: importlib.metadata.version(name) for name in DECODERS}
+def software() -> tuple[str, ...]:
+    """Return each decoder's version, and the hash of our own code from file to frame.
+
+    A cache that outlived a change of the daemon would train on other pixels than it will see.
+    """
+    folder = Path(edge.__file__).parent
+    paths = sorted(path for pattern in FRAME_CODE for path in folder.glob(pattern))
+    code = hashlib.sha256("".join(content_sha256(path) for path in paths).encode()).hexdigest()
+    return (*(f"{name} {importlib.metadata.version(name)}" for name in DECODERS), code)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from edge.errors import SourceError
 from edge.frame import Frame, UInt8Image
 from edge.inference import ClipFrame
 from edge.meters import Meters
+from edge.prediction import State
 from edge.sources import Rect, Source, SourceInfo, open_source
 from engines import PreprocessSpec
 
@@ -76,11 +77,19 @@ def decode(
     cv2.setNumThreads(1)  # other processes share the cores, and an image is small
     collector, meters = _Collector(put), Meters()
     # absolute: a file named "demo" is a file
-    with contextlib.closing(open_source(str(path.absolute()))) as source, _collected_warnings() as warnings:
+    with _collected_warnings() as warnings, contextlib.closing(open_source(str(path.absolute()))) as source:
         observed = _Observed(source)
         settings = _settings(spec, roi)
         stop = stop or threading.Event()
-        CaptureLoop(observed, collector, meters, settings, stop=stop, on_frame=lambda *_: None).run()
+        CaptureLoop(
+            observed,
+            collector,
+            meters,
+            settings,
+            stop=stop,
+            on_frame=lambda *_: None,
+            on_interruption=collector.interrupt,
+        ).run()
     if stop.is_set():
         raise SourceError(f"decoding of {path.name!r} was stopped")
     if not collector.frame_indices:
@@ -92,7 +101,7 @@ def decode(
         num_source_frames=meters.counters["captured"],
         size_wh=observed.size_wh,
         source_interval_ms=source.info.frame_interval_ms,
-        warnings=tuple(warnings),
+        warnings=_without_repetition(warnings, collector.interruptions),
     )
 
 
@@ -103,7 +112,13 @@ class _Collector:
         self._put = put
         self.frame_indices: list[int] = []
         self.run_starts = [0]
+        self.interruptions: list[str] = []
         self.rois: list[Rect] = []
+
+    def interrupt(self, _state: State, reason: str, _is_end: bool) -> int:
+        """Note why no window goes on beyond this place; the frames before are complete."""
+        self.interruptions.append(reason)
+        return 0
 
     def put(self, frame: ClipFrame) -> None:
         if frame.reset_reason is not None and self.frame_indices:
@@ -145,6 +160,12 @@ def _settings(spec: ClipSpec, roi: Rect | str) -> CaptureSettings:
         hop=1,
         is_realtime=False,
     )
+
+
+def _without_repetition(warnings: Sequence[str], interruptions: Sequence[str]) -> tuple[str, ...]:
+    """Return each warning once, and those interruptions that no warning speaks of."""
+    untold = [reason for reason in interruptions if not any(reason in warning for warning in warnings)]
+    return tuple(dict.fromkeys([*warnings, *untold]))
 
 
 @contextlib.contextmanager
