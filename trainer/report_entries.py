@@ -31,11 +31,14 @@ class Entry:
     folder: Path
     metrics: Metrics
     predictions: Predictions
+    is_validation: bool = False
+    """Weights and threshold were chosen on these videos."""
 
     @property
-    def dataset_key(self) -> tuple[tuple[str, int], ...]:
-        """What is equal for two networks that were measured on the same videos."""
-        return tuple(sorted(zip(self.predictions.ids, self.predictions.labels.tolist(), strict=True)))
+    def dataset_key(self) -> tuple[object, ...]:
+        """What is equal for networks that were measured on the same videos, all tested or all chosen there."""
+        videos = sorted(zip(self.predictions.ids, self.predictions.labels.tolist(), strict=True))
+        return self.is_validation, *videos
 
     @property
     def weights_sha256(self) -> str | None:
@@ -154,7 +157,8 @@ def _load_run(path: Path) -> Contents:
         model={**about_run(run), "classes": run.classes},
         data={**run.manifest, "selection": _OUT_OF_FOLD if is_crossval else _VALIDATION},
     )
-    return Contents((Entry(name, path, measure_all(predictions, setup), predictions),), tuple(trainings))
+    entry = Entry(name, path, measure_all(predictions, setup), predictions, is_validation=True)
+    return Contents((entry,), tuple(trainings))
 
 
 def _fold_number(folder: Path) -> tuple[int, str]:

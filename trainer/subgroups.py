@@ -107,7 +107,10 @@ def _masks(covariate: Covariate) -> Masks:
     if covariate.numbers is None:
         return {level: np.array([text == level for text in covariate.texts]) for level in covariate.levels}
     median = float(np.nanmedian(covariate.numbers))
-    return {f"below {median:g}": covariate.numbers < median, f"{median:g} or more": covariate.numbers >= median}
+    return {
+        f"below {_short(median)}": covariate.numbers < median,
+        f"{_short(median)} or more": covariate.numbers >= median,
+    }
 
 
 def _numbers(texts: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
