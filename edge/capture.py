@@ -10,14 +10,15 @@ from collections.abc import Callable, Generator
 import cv2
 
 from edge.errors import ConfigError
-from edge.frame import Frame, StoredObject
+from edge.frame import Frame, UInt8Image
+from edge.image_state import ImageThresholds, ImageWatch
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
 from edge.pacing import Pacer
 from edge.prediction import State
 from edge.preprocess import preprocess, visible_rect
 from edge.read_ahead import read_ahead
-from edge.roi import RoiFinder, check_inside
+from edge.roi_chooser import RoiChooser
 from edge.sources.base import LiveItem, Rect, Source, Trouble
 from edge.troubles import TroubleLog
 from edge.window import NEW_OBJECT, WindowSampler
@@ -51,72 +52,6 @@ class RateLimiter:
         return True
 
 
-class RoiChooser:
-    """Holds the stream's ROI: the user's, the source's own, or the moving image area."""
-
-    def __init__(self, wanted: Rect | str, region: Rect | None) -> None:
-        self._wanted = wanted
-        self._region = region
-        self._finder: RoiFinder | None = None
-        self._size_wh: tuple[int, int] | None = None
-        self._object: StoredObject | None = None
-        self._frame_region: Rect | None = None
-        self.roi: Rect | None = None
-        self.may_publish = True
-        """False where the ROI is the full frame for want of a better one: names may stand in it."""
-
-    def add(self, frame: Frame) -> Rect | None:
-        """Look at the next frame; return the ROI, or None while more frames are needed.
-
-        Raises:
-            ConfigError: The user's ROI is not inside the image.
-        """
-        if self._is_other(frame):
-            self._restart(frame)
-        if self.roi is None and self._finder is not None:
-            self.roi = self._finder.add(frame)
-            self._tell()
-        return self.roi
-
-    def finish(self) -> Rect | None:
-        """Choose from what was seen, at the end of a stream too short for a full look."""
-        if self.roi is None and self._finder is not None:
-            self.roi = self._finder.finish()
-            self._tell()
-        return self.roi
-
-    def _is_other(self, frame: Frame) -> bool:
-        return (frame.size_wh, frame.object, frame.region) != (self._size_wh, self._object, self._frame_region)
-
-    def _restart(self, frame: Frame) -> None:
-        is_first = self._size_wh is None or frame.object != self._object or frame.region is not None
-        region = frame.region or (self._region if frame.object is None else frame.object.region)
-        size_wh = self._size_wh = frame.size_wh
-        self._object, self._frame_region = frame.object, frame.region
-        self.roi, self._finder, self.may_publish = None, None, True
-        if not isinstance(self._wanted, str):
-            check_inside(self._wanted, size_wh)
-            self.roi = self._wanted
-        elif self._wanted == "full":
-            self.roi = (0, 0, *size_wh)
-        elif region is not None and is_first:
-            self.roi = region
-            _log.info("ROI: %dx%d at %d,%d, what the file's region leaves of the image", *self.roi[2:], *self.roi[:2])
-        else:
-            self._finder = RoiFinder()
-
-    def _tell(self) -> None:
-        if self.roi is None or self._finder is None:
-            return
-        self.may_publish = self._finder.is_found
-        if self.may_publish:
-            _log.info("ROI: %s", self._finder.reason)
-        else:
-            _log.warning(
-                "ROI: %s; no pictures are published, for names may stand in it: give --roi", self._finder.reason
-            )
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureSettings:
     """What the capture thread needs to know."""
@@ -131,6 +66,10 @@ class CaptureSettings:
     """Play recordings at their own speed."""
     frames_hz: float = 0.0
     """How many JPEG frames to publish a second; 0: none."""
+    masks: tuple[Rect, ...] = ()
+    """Parts of the source image that are blanked before anything looks at them."""
+    image: ImageThresholds = dataclasses.field(default_factory=ImageThresholds)
+    """From when on the image counts as frozen, or as another one."""
 
 
 class CaptureLoop:
@@ -166,6 +105,8 @@ class CaptureLoop:
         """The interruption that lasts; None once a frame has come."""
         self._troubles = TroubleLog(meters)
         self._roi = RoiChooser(settings.roi, source.info.region)
+        self._watch = ImageWatch(settings.image)
+        self._stands: tuple[State, str] | None = None
         self._sampler = WindowSampler(settings.num_frames, settings.frame_interval_ms, settings.hop)
         self._jpegs = RateLimiter(settings.frames_hz) if settings.frames_hz > 0 else None
 
@@ -224,7 +165,9 @@ class CaptureLoop:
             _log.info("the source is back")
         self._told = None
         index, self._num_frames = self._num_frames, self._num_frames + 1
-        return frame if frame.index == index else frame.replace(index=index), t_got_ns
+        if frame.index != index:
+            frame = frame.replace(index=index)
+        return masked(frame, self._settings.masks), t_got_ns
 
     def _take_frame(self, frame: Frame, t_got_ns: int) -> None:
         if self._held and self._held[-1][0].size_wh != frame.size_wh:
@@ -248,13 +191,41 @@ class CaptureLoop:
 
     def _process_held(self, roi: Rect | None) -> None:
         frames, self._held = self._held, []
-        for frame, t_got_ns in frames:
-            if roi is not None and not self._stop.is_set():
+        for place, (frame, t_got_ns) in enumerate(frames):
+            if roi is None or self._is_over():
+                return
+            if not self._is_another_image(frame, roi):
                 self._process(frame, t_got_ns, roi)
+                continue
+            for later in frames[place:]:
+                self._take_frame(*later)
+            return
+
+    def _is_another_image(self, frame: Frame, roi: Rect) -> bool:
+        """Look at the image; return whether it has become another one, whose ROI must be found first."""
+        look = self._watch.look(frame, roi)
+        stood, self._stands = self._stands, look.stands
+        if look.stands is not None:
+            if look.stands != stood:
+                _log.info("%s", look.stands[1])
+                self.interrupt(*look.stands)
+            return False
+        if look.change is None:
+            return stood is not None and self._roi.search_again(only_if_not_found=True)
+        _log.info("%s", look.change)
+        self.interrupt(State.WARMUP, look.change)
+        return self._roi.search_again()
 
     def _process(self, frame: Frame, t_got_ns: int, roi: Rect) -> None:
         if self._on_roi_frame is not None:
             self._on_roi_frame(frame, roi)
+        if self._stands is None:
+            self._put(frame, t_got_ns, roi)
+        if self._jpegs is not None and self._roi.may_publish and self._jpegs.is_due(frame.t_media_ns):
+            self._on_frame(frame, roi, encode_jpeg(frame, roi))
+
+    def _put(self, frame: Frame, t_got_ns: int, roi: Rect) -> None:
+        """Hand on what belongs into the clip."""
         object_id = None if frame.object is None else frame.object.id
         choice = self._sampler.add(frame.index, frame.t_media_ns, frame.size_wh, object_id)
         if choice.reset_reason is not None:
@@ -283,8 +254,25 @@ class CaptureLoop:
                     object_id=object_id,
                 )
             )
-        if self._jpegs is not None and self._roi.may_publish and self._jpegs.is_due(frame.t_media_ns):
-            self._on_frame(frame, roi, encode_jpeg(frame, roi))
+
+
+def masked(frame: Frame, masks: tuple[Rect, ...]) -> Frame:
+    """Return the frame with these parts black; the same one where there are none."""
+    if not masks:
+        return frame
+    colour, chroma = frame.colour, frame.chroma
+    return frame.replace(
+        pixels=_blanked(frame.pixels, masks),
+        colour=None if colour is None else lambda: _blanked(colour(), masks),
+        chroma=chroma,
+    )
+
+
+def _blanked(pixels: UInt8Image, masks: tuple[Rect, ...]) -> UInt8Image:
+    pixels = pixels.copy()
+    for x, y, width, height in masks:
+        pixels[y : y + height, x : x + width] = 0
+    return pixels
 
 
 def encode_jpeg(frame: Frame, roi: Rect) -> bytes:

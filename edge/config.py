@@ -12,6 +12,7 @@ from typing import Any
 
 from edge.commandline import Parser
 from edge.errors import ConfigError
+from edge.image_state import ImageThresholds
 from edge.recording.layout import CODEC_NAMES
 from edge.roi import parse_masks, parse_roi
 from edge.sources.listing import ListSources
@@ -19,6 +20,7 @@ from edge.sources.options import SourceOptions
 from edge.sources.v4l2_modes import parse_size
 from engines import BACKENDS
 
+_IMAGE = ImageThresholds()
 DEMO_BUNDLE = Path(str(importlib.resources.files("engines"))) / "demo"
 
 
@@ -52,6 +54,10 @@ class Config:
     video_size: str | None = None
     frame_rate: float | None = None
     pixel_format: str | None = None
+    freeze_ms: float = _IMAGE.freeze_ms
+    still_level: float = _IMAGE.still_level
+    still_share: float = _IMAGE.still_share
+    change_level: float = _IMAGE.change_level
     allow_aet: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -89,6 +95,11 @@ class Config:
         _check(rate is None or 0 < rate <= 1000, f"--frame-rate is {rate}; it must be above 0, up to 1000 a second")
         parse_roi(self.roi)
         parse_masks(self.mask)
+        _check(0 <= self.freeze_ms <= 60_000, f"--freeze-ms is {self.freeze_ms:g}; it must be 0 (off) to 60000 ms")
+        _check(0 < self.still_level <= 255, f"--still-level is {self.still_level:g}; it must be above 0, up to 255")
+        for name in ("still_share", "change_level"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"--{name.replace('_', '-')} is {value:g}; it must be 0 to 1")
         self.source_options()
 
     def source_options(self) -> SourceOptions:
@@ -102,6 +113,15 @@ class Config:
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             tls_ca=self.tls_ca,
+        )
+
+    def image_thresholds(self) -> ImageThresholds:
+        """Return from when on an image counts as frozen or changed."""
+        return ImageThresholds(
+            freeze_ms=self.freeze_ms,
+            still_level=self.still_level,
+            still_share=self.still_share,
+            change_level=self.change_level,
         )
 
     def describe(self) -> str:
@@ -147,14 +167,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.argument_default = argparse.SUPPRESS
     parser.usage = "edge-infer --source URI [options]"
     add = parser.add_argument
-    add("--source", metavar="URI", help="/dev/video0, video file, .dcm file, folder of images, phantom:SEED, or demo")
+    add("--source", metavar="URI", help="/dev/video0, a file, a folder, phantom:7, demo; see README")
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
     add("--backend", metavar="B", help=f"auto, {', '.join(BACKENDS)} (default: auto)")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
     add("--publish", metavar="ADDRESS", help="where to bind (default: tcp://127.0.0.1:5555)")
     add("--stream", metavar="NAME", help="name in the topics (default: main)")
     add("--hop", metavar="N", type=int, help="new clip frames between two windows (default: 1)")
-    add("--pace", metavar="P", help="realtime, or max: as fast as it goes, nothing skipped (default: realtime)")
+    add("--pace", metavar="P", help="realtime (default), or max: all windows, at full speed")
     add("--roi", metavar="R", help="auto, full or X,Y,W,H in source pixels (default: auto)")
     add("--duration", metavar="S", type=float, help="stop after S seconds of playing")
     add("--max-windows", metavar="N", type=int, help="stop after N predictions")
@@ -163,16 +183,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--wait-subscribers", metavar="N", type=int, help="hold the first frame until N readers are there")
     add("--curve", metavar="DIR", help="keys from edge-keygen: only their owners can read")
     add("--insecure", action="store_true", help="publish beyond this machine without keys")
-    add("--mask", metavar="R", help="blank X,Y,W,H too, in source pixels; several with ';' between them")
+    add("--mask", metavar="R", help="blank X,Y,W,H of the source too; several with ';'")
+    add("--freeze-ms", metavar="MS", type=float, help="still for so long is FROZEN; 0: never (default: 350)")
+    add("--still-level", metavar="L", type=float, help="gray levels of noise in a still image (default: 4)")
+    add("--still-share", metavar="S", type=float, help="share of a still image that may move (default: 0.03)")
+    add("--change-level", metavar="L", type=float, help="jump to another image; 0: none (default: 0.03)")
     add("--list-sources", action=ListSources, nargs=0, help="name the video devices and their modes, and exit")
     add("--video-size", metavar="WxH", help="/dev/video*: size (default: the best that is smooth)")
     add("--frame-rate", metavar="F", type=float, help="/dev/video*: frames a second")
-    add("--pixel-format", metavar="F", help="/dev/video*: YUYV, UYVY, NV12, GREY, RGB3, BGR3 or MJPG")
-    add("--watch-folder", metavar="DIR", help="play each object that is put into the folder, in place of --source")
-    add("--allow-aet", metavar="A,B", help="dicom://: calling AE titles that may send (default: all)")
+    add("--pixel-format", metavar="F", help="/dev/video*: YUYV, MJPG ...: see --list-sources")
+    add("--watch-folder", metavar="DIR", help="play what is put there, in place of --source")
+    add("--allow-aet", metavar="A,B", help="dicom://: who may send (default: all)")
     for name, what in (("cert", "its certificate"), ("key", "its key"), ("ca", "who signed its peers' certificates")):
         add(f"--tls-{name}", metavar="PEM", help=f"dicom://: {what}")
-    add("--record", metavar="DIR", help="record the ROI and all messages there; --source DIR plays them again")
+    add("--record", metavar="DIR", help="record the ROI and all messages; a --source later")
     add("--record-codec", metavar="C", help=f"{', '.join(CODEC_NAMES)} (default: {CODEC_NAMES[0]})")
     add("--record-max-gb", metavar="N", type=float, help="remove the oldest parts beyond this size")
     add("--record-max-days", metavar="N", type=float, help="remove parts older than this")

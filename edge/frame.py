@@ -45,8 +45,12 @@ class Frame:
     """Wall-clock time of capture, for records only."""
     colour: Callable[[], UInt8Image] | None = None
     """Makes (H, W, 3) RGB where `pixels` is the luma of coded colour video: most frames are never shown."""
+    chroma: Callable[[], UInt8Image] | None = None
+    """Makes (h, w, 2) Cb and Cr, around 128, of a thinned-out image: cheap, to see whether `colour` is worth making."""
     object: StoredObject | None = None
     """The stored object that it belongs to; None where the source has none."""
+    is_seam: bool = False
+    """It begins a further round of a looped recording: how it differs from the last frame says nothing."""
     region: tuple[int, int, int, int] | None = None
     """x, y, width, height in pixels: where the ultrasound image lies, where the source knows it of this very frame."""
 

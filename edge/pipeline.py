@@ -23,7 +23,7 @@ from edge.meters import Meters
 from edge.prediction import Prediction, State
 from edge.publish import STATUS_INTERVAL_S, Publisher
 from edge.reconnect import play_through_losses
-from edge.roi import parse_roi
+from edge.roi import parse_masks, parse_roi
 from edge.sources.base import Rect, Source
 from edge.status import StatusReport
 from edge.stream_state import StreamState
@@ -184,6 +184,8 @@ class Pipeline:
             hop=self._config.hop,
             is_realtime=self._config.pace == "realtime",
             frames_hz=self._config.frames,
+            masks=parse_masks(self._config.mask),
+            image=self._config.image_thresholds(),
         )
         loop = CaptureLoop(
             self._source,

@@ -33,8 +33,8 @@ class LostSource:
         self._num_frames = num_frames
 
     def frames(self) -> Iterator[Frame]:
-        pixels = np.zeros((64, 64), np.uint8)
         for index in range(self._num_frames):
+            pixels = np.random.default_rng(index).integers(0, 255, (64, 64), np.uint8)
             yield Frame(pixels, index, index * 33_000_000, t_capture_ns=time.monotonic_ns(), t_wall_ns=time.time_ns())
         raise SourceError("DOE_JANE.mp4: the cable is out; plug it in")
 

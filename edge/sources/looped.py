@@ -37,7 +37,8 @@ class LoopedSource:
             t_start_ns = t_next_ns
             for frame in self._round():
                 t_media_ns = t_start_ns + frame.t_media_ns
-                yield frame.replace(index=index, t_media_ns=t_media_ns)
+                is_seam = frame.t_media_ns == 0 and index > 0
+                yield frame.replace(index=index, t_media_ns=t_media_ns, is_seam=is_seam)
                 index, t_next_ns = index + 1, t_media_ns + interval_ns
 
     def _round(self) -> Iterator[Frame]:

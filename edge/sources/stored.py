@@ -23,6 +23,8 @@ class ColourImage:
     """(H, W) uint8 in full range."""
     rgb: Callable[[], UInt8Image]
     """Converts to (H, W, 3) uint8."""
+    chroma: Callable[[], UInt8Image] | None = None
+    """Gives Cb and Cr of a thinned-out image; see `Frame.chroma`."""
 
 
 AnyImage = UInt8Image | ColourImage
@@ -126,5 +128,7 @@ class StoredSource(abc.ABC):
 
 
 def _stamp(image: AnyImage, index: int, t_media_ns: int, stored_object: StoredObject | None) -> Frame:
-    pixels, colour = (image.luma, image.rgb) if isinstance(image, ColourImage) else (image, None)
-    return Frame(pixels, index, t_media_ns, time.monotonic_ns(), time.time_ns(), colour, stored_object)
+    t_ns, t_wall_ns = time.monotonic_ns(), time.time_ns()
+    if not isinstance(image, ColourImage):
+        return Frame(image, index, t_media_ns, t_ns, t_wall_ns, object=stored_object)
+    return Frame(image.luma, index, t_media_ns, t_ns, t_wall_ns, image.rgb, chroma=image.chroma, object=stored_object)

@@ -186,5 +186,7 @@ def _troubles(captured: Captured) -> Iterator[Trouble]:
 def _frame(captured: Captured, index: int) -> Frame:
     image = captured.image
     assert image is not None
-    pixels, colour = (image.luma, image.rgb) if isinstance(image, ColourImage) else (image, None)
-    return Frame(pixels, index, captured.t_ns, captured.t_ns, time.time_ns(), colour)
+    if not isinstance(image, ColourImage):
+        return Frame(image, index, captured.t_ns, captured.t_ns, time.time_ns())
+    t_ns = captured.t_ns
+    return Frame(image.luma, index, t_ns, t_ns, time.time_ns(), image.rgb, chroma=image.chroma)

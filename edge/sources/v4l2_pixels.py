@@ -36,7 +36,8 @@ def to_image(data: Buffer, layout: Layout) -> AnyImage | None:
     if layout.pixel_format == "BGR3":
         return cast(UInt8Image, cv2.cvtColor(coded, cv2.COLOR_BGR2RGB))
     coded = coded[..., 0].copy() if layout.pixel_format == "NV12" else coded.copy()
-    return ColourImage(_luma(coded, layout), functools.partial(_rgb, coded, _TO_RGB[layout.pixel_format]))
+    rgb = functools.partial(_rgb, coded, _TO_RGB[layout.pixel_format])
+    return ColourImage(_luma(coded, layout), rgb, functools.partial(_thin_chroma, coded, layout))
 
 
 def jpeg_colour(jpeg: bytes) -> Callable[[], UInt8Image]:
@@ -63,6 +64,15 @@ def _luma(coded: UInt8Image, layout: Layout) -> UInt8Image:
     else:
         luma = coded[: layout.size_wh[1]]
     return cast(UInt8Image, luma if layout.is_full_range else cv2.LUT(luma, LIMITED_TO_FULL))
+
+
+def _thin_chroma(coded: UInt8Image, layout: Layout) -> UInt8Image:
+    """Return every eighth Cb and Cr of every eighth row: (h, w, 2) uint8."""
+    if layout.pixel_format == "NV12":
+        rows = coded[layout.size_wh[1] :: 4]
+        return np.stack([rows[:, 0::8], rows[:, 1::8]], axis=2)
+    rows = coded[::8, :, 1 if layout.pixel_format == "YUYV" else 0]
+    return np.stack([rows[:, 0::16], rows[:, 1::16]], axis=2)
 
 
 def _rgb(coded: UInt8Image, conversion: int) -> UInt8Image:

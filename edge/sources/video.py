@@ -90,7 +90,8 @@ class FrameConverter:
     def __call__(self, frame: av.VideoFrame) -> AnyImage:
         """Return an image of the frame's own size, which no later frame overwrites."""
         if frame.format.name in LUMA_FIRST:
-            return ColourImage(_luma(frame), functools.partial(self.convert, frame))
+            luma, chroma = _luma(frame), functools.partial(_thin_chroma, frame)
+            return ColourImage(luma, functools.partial(self.convert, frame), chroma)
         return self.convert(frame)
 
     def convert(self, frame: av.VideoFrame) -> UInt8Image:
@@ -113,6 +114,17 @@ def _luma(frame: av.VideoFrame) -> UInt8Image:
         return coded.copy()
     above_black = cv2.subtract(coded, _BLACK)  # type: ignore[call-overload]
     return cast(UInt8Image, cv2.convertScaleAbs(above_black, alpha=255 / 219))
+
+
+def _thin_chroma(frame: av.VideoFrame) -> UInt8Image:
+    """Return every fourth Cb and Cr of every fourth row: (h, w, 2) uint8."""
+    is_interleaved = frame.format.name in ("nv12", "nv21")
+    planes = []
+    for plane in frame.planes[1:]:
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        planes.append(rows[: plane.height, : plane.width * (2 if is_interleaved else 1)])
+    pair = (planes[0][:, 0::2], planes[0][:, 1::2]) if is_interleaved else planes
+    return np.stack([plane[::4, ::4] for plane in pair], axis=2)
 
 
 def _is_gray(pixel_format: av.VideoFormat) -> bool:
