@@ -36,6 +36,8 @@ class Builder(NamedTuple):
 
 BUILDERS = {
     "openvino": Builder("engines.openvino_build", "openvino"),
+    "onnx": Builder("engines.half", "onnxruntime"),
+    "tensorrt": Builder("engines.tensorrt_build", "tensorrt"),
 }
 
 
@@ -120,6 +122,8 @@ def build_engine(
 def _module(builder: str, precision: str) -> _BuilderModule:
     if builder not in BUILDERS:
         raise BackendError(f"backend {builder!r} cannot be built; allowed are {', '.join(BUILDERS)}")
+    if (trouble := backend_module(BUILDERS[builder].backend).probe()) is not None:
+        raise BackendError(f"{builder} cannot be built here: {trouble}")
     module = cast(_BuilderModule, importlib.import_module(BUILDERS[builder].module))
     if precision not in module.PRECISIONS:
         raise BackendError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from engines.errors import BackendError, EngineError
 
-INSTALL = "pip install 'edge-ultrasound[tensorrt]'"
+INSTALL = "pip install cuda-bindings"
 
 ALIGNMENT_BYTES = 256
 """What cudaMalloc gives, and what TensorRT asks of an address."""
@@ -147,8 +147,11 @@ class Gpu:
         _call("cudaStreamBeginCapture", self._stream, _capture_mode())
         try:
             work()
-        finally:
-            graph = _call("cudaStreamEndCapture", self._stream)
+        except BaseException:
+            with contextlib.suppress(CudaError):  # the capture is void, which is known
+                _call("cudaStreamEndCapture", self._stream)
+            raise
+        graph = _call("cudaStreamEndCapture", self._stream)
         try:
             return self._own(_call("cudaGraphInstantiate", graph, 0), "cudaGraphExecDestroy")
         finally:

@@ -6,6 +6,7 @@ What stays, and why, is recorded in the manifest.
 """
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from engines import host
+from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle, Reference, add_files, describe_file
 from engines.errors import BackendError, EngineError
 from engines.parity import TOLERANCES
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
 HALF_NAME = "model.fp16.onnx"
+PRECISIONS = ("fp16",)
 
 SUMS = frozenset({"GlobalAveragePool", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Softmax"})
 """Operators that sum many values into one."""
@@ -67,7 +71,6 @@ class HalfReport:
     def as_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
         return {
-            "builder": "onnx",
             "num_nodes": self.num_nodes,
             "kept_fp32": {reason: list(names) for reason, names in self.kept.items()},
             "largest_value": self.largest_value,
@@ -84,12 +87,34 @@ def add_half(bundle: Bundle) -> Bundle:
     Raises:
         As `write_half`.
     """
-    report = write_half(bundle)
-    return add_files(bundle, describe_file(bundle.path / HALF_NAME, "onnx", "fp16", report.as_json()))
+    report = write_half(bundle, bundle.path)
+    build = {"builder": "onnx", "software": _software(), "options": report.as_json()}
+    return add_files(bundle, describe_file(bundle.path / HALF_NAME, "onnx", "fp16", build))
 
 
-def write_half(bundle: Bundle) -> HalfReport:
-    """Write `model.fp16.onnx` into the bundle's folder; the manifest is left alone.
+def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, progress: Progress) -> Built:
+    """Write `model.fp16.onnx` as `edge-build --backend onnx` asks for it.
+
+    Raises:
+        As `write_half`.
+    """
+    progress("choosing what stays FP32", 0.0)
+    report = write_half(bundle, folder)
+    return Built(
+        files=((HALF_NAME, "onnx"),),
+        device="CPU",
+        software=_software(),
+        hardware=host.describe(),
+        options=report.as_json(),
+    )
+
+
+def _software() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
+
+
+def write_half(bundle: Bundle, folder: Path) -> HalfReport:
+    """Write `model.fp16.onnx` into a folder; the manifest is left alone.
 
     Raises:
         BackendError: onnx or onnxruntime is not installed.
@@ -108,7 +133,7 @@ def write_half(bundle: Bundle) -> HalfReport:
         stored = graphs.emulated(half)
         difference = _difference(stored, reference)
         if difference.is_within(TARGET_SHARE):
-            _save(onnx, half, bundle.path / HALF_NAME)
+            _save(onnx, half, folder / HALF_NAME)
             values = [float(value) for value in largest.values()]
             return HalfReport(kept.num_nodes, kept.by_reason, max(values), difference)
         kept.add("accuracy", _worst_nodes(model, stored, kept, reference.clips))
@@ -267,5 +292,5 @@ def _import_graphs() -> tuple[Any, Any]:
 
         from engines import half_graph
     except ImportError as exc:
-        raise BackendError(f"writing FP16: {exc}; install it with `pip install 'edge-ultrasound[build]'`") from exc
+        raise BackendError(f"writing FP16: {exc}; install it with `pip install onnx onnxruntime`") from exc
     return onnx, half_graph

@@ -12,6 +12,7 @@ BACKENDS = {
     "openvino": "engines.openvino_engine",
     "onnxruntime": "engines.onnxruntime_engine",
     "torch": "engines.torch_engine",
+    "tensorrt": "engines.tensorrt_engine",
 }
 """Backend name to the module that owns its library."""
 

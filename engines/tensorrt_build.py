@@ -16,7 +16,7 @@ from engines.errors import EngineError
 from engines.plan_check import PlanHost
 from engines.plan_options import LayerCounts, PlanOptions
 from engines.tensorrt_plan import Plan
-from engines.tensorrt_words import Monitor, Words
+from engines.tensorrt_words import WORDS, Monitor
 
 PRECISIONS = ("fp16",)
 KIND = "tensorrt"
@@ -69,33 +69,32 @@ def compile_plan(onnx_path: Path, plan_path: Path, options: PlanOptions, cache_p
     Raises:
         EngineError: The file has an unsupported operator or no FP16, or TensorRT fails; with TensorRT's own words.
     """
-    words = Words()
-    builder = words.require(trt.Builder(words), "start its builder")
+    builder = WORDS.require(trt.Builder(WORDS), "start its builder")
     # needed by TensorRT 10; 11 knows no other networks
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = words.require(builder.create_network(typed), "create a network")
-    _parse(onnx_path, network, words)
+    network = WORDS.require(builder.create_network(typed), "create a network")
+    _parse(onnx_path, network)
     require_half_network(network, onnx_path)
-    config = words.require(builder.create_builder_config(), "create a configuration")
+    config = WORDS.require(builder.create_builder_config(), "create a configuration")
     _configure(config, options)
-    cache = _load_cache(config, cache_path, words)
+    cache = _load_cache(config, cache_path)
     monitor = Monitor(progress)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if monitor.is_interrupted:
         raise KeyboardInterrupt
-    plan_path.write_bytes(memoryview(words.require(plan, f"build a plan from {onnx_path}")))
-    _save_cache(cache, cache_path, words)
+    plan_path.write_bytes(memoryview(WORDS.require(plan, f"build a plan from {onnx_path}")))
+    _save_cache(cache, cache_path)
 
 
-def _parse(onnx_path: Path, network: trt.INetworkDefinition, words: Words) -> None:
-    parser = trt.OnnxParser(network, words)
+def _parse(onnx_path: Path, network: trt.INetworkDefinition) -> None:
+    parser = trt.OnnxParser(network, WORDS)
     if parser.parse_from_file(str(onnx_path)):
         return
     errors = [parser.get_error(place) for place in range(parser.num_errors)]
     said = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
     raise EngineError(
-        f"TensorRT {trt.__version__} cannot read {onnx_path}: {' '.join(said.split()) or words.take()}; update "
+        f"TensorRT {trt.__version__} cannot read {onnx_path}: {' '.join(said.split()) or WORDS.take()}; update "
         "TensorRT, or run this bundle on another backend"
     )
 
@@ -149,19 +148,19 @@ def _configure(config: trt.IBuilderConfig, options: PlanOptions) -> None:
     config.hardware_compatibility_level = levels[options.hardware_compatibility]
 
 
-def _load_cache(config: trt.IBuilderConfig, path: Path, words: Words) -> trt.ITimingCache:
+def _load_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCache:
     """Give the builder the kernel timings of earlier builds; a cache that does not fit is begun anew."""
     content = path.read_bytes() if path.is_file() else b""
     cache: trt.ITimingCache | None = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
-        words.take()
-        cache = words.require(config.create_timing_cache(b""), "create a timing cache")
-        words.require(config.set_timing_cache(cache, False), "use a new timing cache")
+        WORDS.take()
+        cache = WORDS.require(config.create_timing_cache(b""), "create a timing cache")
+        WORDS.require(config.set_timing_cache(cache, False), "use a new timing cache")
     return cache
 
 
-def _save_cache(cache: trt.ITimingCache, path: Path, words: Words) -> None:
-    content = memoryview(words.require(cache.serialize(), "write the timing cache"))
+def _save_cache(cache: trt.ITimingCache, path: Path) -> None:
+    content = memoryview(WORDS.require(cache.serialize(), "write the timing cache"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")

@@ -7,7 +7,7 @@ import tensorrt as trt
 
 from engines.errors import EngineError
 from engines.plan_options import LayerCounts
-from engines.tensorrt_words import Words
+from engines.tensorrt_words import WORDS
 
 
 class Plan:
@@ -23,13 +23,12 @@ class Plan:
             EngineError: It is no plan, is damaged, or does not fit this TensorRT or GPU; with TensorRT's own words.
         """
         self._path = path
-        self._words = Words()
-        self._runtime = self._words.require(trt.Runtime(self._words), "start its runtime")
+        self._runtime = WORDS.require(trt.Runtime(WORDS), "start its runtime")
         # a version compatible plan carries a runtime of its own
         self._runtime.engine_host_code_allowed = True
         plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        self._engine = self._words.require(plan, f"load {path}")
-        self._context = self._words.require(self._engine.create_execution_context(), f"create a context for {path}")
+        self._engine = WORDS.require(plan, f"load {path}")
+        self._context = WORDS.require(self._engine.create_execution_context(), f"create a context for {path}")
         names = [self._engine.get_tensor_name(place) for place in range(self._engine.num_io_tensors)]
         self.inputs = {name: self._shape(name) for name in names if self._is_input(name)}
         """Name to shape; float32."""
@@ -50,7 +49,7 @@ class Plan:
     def bind(self, name: str, address: int) -> None:
         """Say where in device memory a tensor lies from the next `enqueue` on."""
         done = self._context.set_tensor_address(name, address)
-        self._words.require(done, f"bind {name!r} of {self._path}")
+        WORDS.require(done, f"bind {name!r} of {self._path}")
 
     def enqueue(self, stream: int) -> None:
         """Start the network on a stream, or record it where the stream is being captured.
@@ -58,9 +57,9 @@ class Plan:
         Raises:
             EngineError: A tensor is not bound, or the device fails.
         """
-        self._words.require(self._context.execute_async_v3(stream), f"run {self._path}")
+        WORDS.require(self._context.execute_async_v3(stream), f"run {self._path}")
 
     def layer_counts(self) -> LayerCounts:
         """Return how many layers the engine inspector shows in which type."""
-        inspector = self._words.require(self._engine.create_engine_inspector(), "create an inspector")
+        inspector = WORDS.require(self._engine.create_engine_inspector(), "create an inspector")
         return LayerCounts.read(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -43,6 +43,11 @@ class Words(trt.ILogger):
         return value
 
 
+WORDS = Words()
+"""The one logger of the process. TensorRT keeps the first that it is given for good, and writes to it from wherever it
+has no other: a logger that was freed ends the process."""
+
+
 class Monitor(trt.IProgressMonitor):
     """Turns nested build phases into one share that only grows; Ctrl-C ends the build at TensorRT's next step."""
 

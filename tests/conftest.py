@@ -3,9 +3,17 @@
 from pathlib import Path
 
 import pytest
+from hardware import REQUIREMENTS, skip_or_fail
 
 from tools.phantom import DatasetSpec, write_dataset
 from tools.trivial import write_trivial_bundle
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run, with the reason, or fail it where the environment says that it must run."""
+    for mark in REQUIREMENTS:
+        if item.get_closest_marker(mark) is not None:
+            skip_or_fail(mark)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def bundle():
     return load_bundle(DEMO_BUNDLE)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"tensorrt"}))  # it runs what edge-build compiles
 def test_demo_bundle_on_every_backend_gives_its_reference(bundle, backend):
     load_engine(bundle, backend).close()
 

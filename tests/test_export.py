@@ -74,7 +74,7 @@ def test_folded_batch_norms_leave_the_outputs_equal(model):
         torch.testing.assert_close(folded(clip), model(clip), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"tensorrt"}))  # it runs what edge-build compiles
 def test_backend_on_clips_that_are_not_the_reference_equals_pytorch(bundle, model, backend):
     clips = random_clips(4, seed=99)
     clips[1], clips[2, : NUM_FRAMES // 2], clips[3] = 1.0, 0.0, clips[0, ::-1]

@@ -38,8 +38,8 @@ def by_type(graph, *op_types):
 def test_half_file_stands_in_the_manifest_with_what_was_chosen(bundle):
     file = load_bundle(bundle.path).file("onnx", "fp16")
     assert file.name == "model.fp16.onnx"
-    assert file.build["kept_fp32"]["sum"]
-    assert 0 < file.build["rounding"]["probability_difference"] < 5e-3
+    assert file.build["options"]["kept_fp32"]["sum"]
+    assert 0 < file.build["options"]["rounding"]["probability_difference"] < 5e-3
     assert json.loads((bundle.path / "manifest.json").read_text())["files"][-1]["name"] == file.name
 
 
@@ -127,7 +127,7 @@ CANCELLATION = (
 
 def test_half_values_beyond_the_range_stay_fp32_by_measurement(tmp_path):
     bundle = chain_bundle(tmp_path / "bundle", *OVERFLOW)
-    report = half.write_half(bundle)
+    report = half.write_half(bundle, bundle.path)
     assert report.kept["range"] == ("enlarge", "shrink")
     assert report.largest_value == pytest.approx(1e6, rel=0.01)
     assert report.difference.is_within(half.TARGET_SHARE)
@@ -136,13 +136,15 @@ def test_half_values_beyond_the_range_stay_fp32_by_measurement(tmp_path):
 def test_half_values_near_the_range_stay_fp32_with_headroom(tmp_path):
     nodes, _ = OVERFLOW
     near = half_graph.HALF_MAX / half.HEADROOM
-    assert "range" in half.write_half(chain_bundle(tmp_path / "above", nodes, {"big": near * 2.5})).kept
-    assert "range" not in half.write_half(chain_bundle(tmp_path / "below", nodes, {"big": near / 2.5})).kept
+    above = chain_bundle(tmp_path / "above", nodes, {"big": near * 2.5})
+    below = chain_bundle(tmp_path / "below", nodes, {"big": near / 2.5})
+    assert "range" in half.write_half(above, tmp_path).kept
+    assert "range" not in half.write_half(below, tmp_path).kept
 
 
 def test_half_nodes_that_cost_accuracy_stay_fp32_by_measurement(tmp_path):
     bundle = chain_bundle(tmp_path / "bundle", *CANCELLATION)
-    report = half.write_half(bundle)
+    report = half.write_half(bundle, bundle.path)
     assert {"raise", "lower"} <= set(report.kept["accuracy"])
     assert report.difference.is_within(half.TARGET_SHARE)
 
@@ -167,7 +169,7 @@ def test_check_half_of_a_file_that_does_not_hold_is_refused_with_the_cure(tmp_pa
 def test_half_of_a_network_that_never_holds_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(half, "MAX_ROUNDS", 1)
     with pytest.raises(EngineError, match=r"model\.onnx does not hold in FP16.*in FP32 or BF16"):
-        half.write_half(chain_bundle(tmp_path / "bundle", *CANCELLATION))
+        half.write_half(chain_bundle(tmp_path / "bundle", *CANCELLATION), tmp_path)
 
 
 def test_half_graph_shares_a_constant_between_both_precisions(tmp_path):

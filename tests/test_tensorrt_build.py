@@ -1,0 +1,169 @@
+"""Compiling for TensorRT with NVIDIA's own ONNX parser and builder.
+
+TensorRT-RTX has TensorRT's interface and builds without a GPU; it stands here where TensorRT stands. A plan that it
+builds is not run: nothing here says that a TensorRT plan ran.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hardware import missing
+from onnx import TensorProto, helper, numpy_helper
+from small_bundle import small_bundle
+
+from engines.errors import EngineError
+from engines.plan_options import LayerCounts, PlanOptions
+
+# its timing cache is there, and does nothing
+pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+
+MODULES = ("engines.tensorrt_words", "engines.tensorrt_plan", "engines.tensorrt_build")
+
+
+loaded = []
+"""Modules whose logger TensorRT keeps for good."""
+
+
+@pytest.fixture(scope="module")
+def tensorrt_build():
+    """The product's module, on TensorRT-RTX."""
+    try:
+        import tensorrt_rtx_bindings as stand_in
+    except ImportError as exc:
+        missing(
+            "REQUIRE_TENSORRT", f"NVIDIA's builder is not installed ({exc}): pip install tensorrt-rtx-cu13-bindings"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", stand_in)
+        for name in MODULES:
+            patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module("engines.tensorrt_build")
+        loaded.extend(sys.modules.pop(name) for name in MODULES)
+
+
+@pytest.fixture(scope="module")
+def half_path(tmp_path_factory):
+    bundle = small_bundle(tmp_path_factory)
+    return bundle.path / bundle.file("onnx", "fp16").name
+
+
+@pytest.fixture
+def compile_plan(tensorrt_build, tmp_path):
+    def compile_to_bytes(onnx_path: Path, progress=lambda what, share: None, **options) -> bytes:
+        target = tmp_path / "x.plan"
+        cache = tmp_path / "cache" / "x.timing"
+        tensorrt_build.compile_plan(onnx_path, target, PlanOptions(**options), cache, progress)
+        return target.read_bytes()
+
+    return compile_to_bytes
+
+
+def save(folder, nodes, dtype=TensorProto.FLOAT16):
+    """Write a network of one float input and output `x` to `y`."""
+    numbers = np.float16 if dtype == TensorProto.FLOAT16 else np.float32
+    weights = numpy_helper.from_array(np.ones((4, 1, 3, 3), numbers), "w")
+    ends = [helper.make_tensor_value_info(name, dtype, shape) for name, shape in ((("x"), [1, 1, 8, 8]), ("y", None))]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], [weights])
+    path = folder / "network.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_half_file_of_tin_is_parsed_and_built_by_nvidias_own(compile_plan, half_path):
+    told = []
+    assert len(compile_plan(half_path, lambda what, share: told.append((what, share)))) > 0.8 * half_path.stat().st_size
+    shares = [share for _, share in told]
+    assert len(told) > 20
+    assert shares == sorted(shares), "progress goes one way"
+    assert (shares[0], shares[-1] > 0.5, shares[-1] <= 1) == (0.0, True, True)
+    assert told[0][0] == "TensorRT: building engine"
+
+
+def test_ctrl_c_during_a_build_ends_it(compile_plan, half_path, tmp_path):
+    def interrupt(what, share):
+        if share > 0.1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(half_path, interrupt)
+    assert not (tmp_path / "x.plan").exists()
+
+
+def test_fp32_file_is_refused_before_its_silent_fp32_plan(compile_plan, half_path):
+    with pytest.raises(EngineError, match=r"model\.onnx: none of its \d+ convolutions and matrix products is in FP16"):
+        compile_plan(half_path.with_name("model.onnx"))
+
+
+def test_fp32_plan_is_about_twice_as_large_which_the_second_check_sees(
+    tensorrt_build, compile_plan, half_path, monkeypatch
+):
+    half_bytes = len(compile_plan(half_path))
+    monkeypatch.setattr(tensorrt_build, "require_half_network", lambda network, path: None)
+    float_bytes = len(compile_plan(half_path.with_name("model.onnx")))
+    num_weights = tensorrt_build._num_weights(half_path)
+    opaque = LayerCounts(num_layers=1, num_half=0, num_float=1)
+    # the small network's plan holds more code than weights: the check is for what code is little beside
+    overhead = half_bytes - 2 * num_weights
+    tensorrt_build.require_half_plan(opaque, half_bytes - overhead, half_path, num_weights)
+    with pytest.raises(EngineError, match=r"is refused: none of its 1 layers is in FP16"):
+        tensorrt_build.require_half_plan(opaque, float_bytes - overhead, half_path, num_weights)
+    seen = LayerCounts(num_layers=9, num_half=5, num_float=4)
+    tensorrt_build.require_half_plan(seen, float_bytes, half_path, num_weights)
+
+
+def test_unsupported_operator_is_told_in_tensorrts_words_with_the_file(compile_plan, tmp_path):
+    path = save(tmp_path, [helper.make_node("Unknown", ["x"], ["y"], "strange", domain="")])
+    with pytest.raises(EngineError) as caught:
+        compile_plan(path)
+    text = str(caught.value)
+    assert f"cannot read {path}" in text
+    assert "Unknown" in text
+    assert text.endswith("or run this bundle on another backend")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("content", [b"", b"not an ONNX file", b"\x08"])
+def test_file_that_is_no_onnx_is_told_with_the_file(compile_plan, tmp_path, content):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"broken\.onnx"):
+        compile_plan(path)
+
+
+def test_timing_cache_that_does_not_fit_is_begun_anew(compile_plan, half_path, tmp_path):
+    cache = tmp_path / "cache" / "x.timing"
+    cache.parent.mkdir()
+    cache.write_bytes(b"no timing cache")
+    compile_plan(half_path)
+    assert cache.read_bytes() not in (b"no timing cache", b"")
+
+
+def test_timing_cache_that_cannot_be_written_is_told(tensorrt_build, half_path, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match=r"timing cache .* cannot be written .*give it another place"):
+        tensorrt_build.compile_plan(
+            half_path, tmp_path / "x.plan", PlanOptions(), tmp_path / "file" / "x", lambda what, share: None
+        )
+
+
+def test_options_reach_the_builder(tensorrt_build, monkeypatch, half_path, tmp_path):
+    seen = {}
+    configure = tensorrt_build._configure
+
+    def spy(config, options):
+        configure(config, options)
+        pool = tensorrt_build.trt.MemoryPoolType.WORKSPACE
+        seen.update(
+            workspace=config.get_memory_pool_limit(pool),
+            verbosity=config.profiling_verbosity.name,
+        )
+
+    monkeypatch.setattr(tensorrt_build, "_configure", spy)
+    tensorrt_build.compile_plan(
+        half_path, tmp_path / "x", PlanOptions(workspace_mb=64), tmp_path / "c", lambda what, share: None
+    )
+    assert seen == {"workspace": 64 << 20, "verbosity": "DETAILED"}
