@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
 from engines.build import Progress as Tell
 from engines.load import BACKENDS
+from engines.plan_options import PlanOptions
 from tools.calibration import read_clips
 from tools.parity_table import print_checks
 
 _MAX_CLIPS = 4096
+_SETTINGS = tuple(field.name for field in dataclasses.fields(PlanOptions))
 
 
 def main() -> int:
@@ -50,6 +53,7 @@ def _parse() -> argparse.Namespace:
     add("--check", action="store_true", help="build nothing; run the reference clips on every engine, print a table")
     add("--calibrate", metavar="SOURCE", help="int8: a manifest or recording to take ranges from, beside the reference")
     add("--clips", metavar="N", type=int, default=64, help="int8: how many clips of it at most (default: 64)")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help=f"tensorrt: {', '.join(_SETTINGS)}; repeatable")
     options = parser.parse_args()
     if not options.check and not (options.backend and options.precision):
         raise ConfigError("--backend and --precision, or --check, must be given; see edge-build --help")
@@ -62,11 +66,28 @@ def _parse() -> argparse.Namespace:
     return options
 
 
+def _settings(options: argparse.Namespace) -> dict[str, str]:
+    """Return the `--set` pairs, checked before anything long begins."""
+    settings = {}
+    for pair in options.set:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--set takes KEY=VALUE; got {pair!r}")
+        settings[key] = value
+    if settings and options.backend != "tensorrt":
+        raise ConfigError(f"--set serves --backend tensorrt; got {options.backend}")
+    try:
+        PlanOptions.parse(settings)
+    except ValueError as exc:
+        raise ConfigError(f"--set: {exc}") from exc
+    return settings
+
+
 def _build(bundle: Bundle, options: argparse.Namespace) -> int:
     clips = bundle.reference().clips
     if options.calibrate:
         clips = np.concatenate([clips, read_clips(bundle, options.calibrate, options.clips)])
-    build_options = BuildOptions(device=options.device, calibration_clips=clips)
+    build_options = BuildOptions(device=options.device, calibration_clips=clips, settings=_settings(options))
     with _progress() as tell:
         _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
     build = file.build or {}
