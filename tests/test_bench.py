@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import openvino.opset13 as ops
 import pytest
@@ -16,9 +17,11 @@ from daemon import DEADLINE_S, run_command
 from media import write_video
 
 from engines import load_bundle
+from tools.bench_tables import efficiency_in_words, with_rates
 from tools.children import Child, running
 from tools.flops import count_gflop, count_operation
 from tools.measures import percentiles
+from tools.peaks import measure_peaks
 from tools.trace import stage_durations_ms, write_trace
 
 PERCENTILES = {"p50", "p95", "p99", "max"}
@@ -83,14 +86,18 @@ def test_bench_engine_reports_each_backend(trivial_bundle: Path) -> None:
     assert set(engine["latency_ms"]) == PERCENTILES
     assert 0 < engine["windows_per_s"] <= engine["num_windows"] / 0.5
     assert engine["gflops"] == pytest.approx(report["gflop_per_window"] * engine["windows_per_s"])
-    assert engine["peak_share"] == pytest.approx(engine["gflops"] / report["peak_gflops"])
+    assert engine["peak_share"] == pytest.approx(engine["gflops"] / report["peak_gflops"]["cpu"]["fp32"])
+    assert engine["speedup"] is None  # eager PyTorch was not measured
 
 
 def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have(trivial_bundle: Path) -> None:
     result = _bench("engine", str(trivial_bundle), "--seconds", "0.2")
     assert result.returncode == 0
-    assert [line.split()[1] for line in result.stderr.splitlines()] == ["torch"]
-    assert [engine["backend"] for engine in json.loads(result.stdout.splitlines()[-1])["engines"]] == ["openvino"]
+    left_out = {line.split()[1] for line in result.stderr.splitlines()}
+    measured = {engine["backend"] for engine in json.loads(result.stdout.splitlines()[-1])["engines"]}
+    assert "torch" in left_out
+    assert {"openvino", "onnxruntime"} <= measured
+    assert not left_out & measured
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,10 @@ def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have(trivial
     [
         (["engine", "/nowhere"], 4, "is not a bundle"),
         (["engine", "BUNDLE", "--backend", "abacus"], 4, "backend 'abacus' is unknown"),
+        (["engine", "BUNDLE", "--backend", "openvino", "--precision", "int8"], 4, "nothing built for openvino int8"),
         (["engine", "BUNDLE", "--seconds", "0"], 2, "--seconds is 0.0"),
+        (["engine", "BUNDLE", "--plot", "/nowhere/e.png"], 2, "there is no folder /nowhere"),
+        (["engine", "BUNDLE", "--plot", "engines.txt"], 2, "allowed are .png, .svg, .pdf"),
         (["pipeline", "--source", "/nowhere.mp4", "--engine", "BUNDLE", "--seconds", "0.1"], 3, "there is no file"),
         (["pipeline"], 2, "required: --source"),
         (["pipeline", "--source", "demo", "--trace", "/nowhere/t.json"], 2, "there is no folder /nowhere"),
@@ -110,7 +120,7 @@ def test_bench_error_is_one_line_and_its_exit_code(
     trivial_bundle: Path, arguments: list[str], exit_code: int, said: str
 ) -> None:
     result = _bench(*(str(trivial_bundle) if argument == "BUNDLE" else argument for argument in arguments))
-    assert result.returncode == exit_code
+    assert (result.returncode, result.stdout) == (exit_code, "")  # nothing is told before the input is known to be good
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ")
     assert said in result.stderr
@@ -179,6 +189,48 @@ def test_count_operation_counts_a_multiply_add_as_two() -> None:
     convolved = ops.group_convolution(image, weights, [1, 1], [1, 1], [1, 1], [1, 1])
     assert count_operation(convolved) == 2 * (6 * 8 * 8) * (2 * 3 * 3)
     assert count_operation(ops.relu(image)) == 0
+
+
+def test_bench_engine_draws_what_it_measured(trivial_bundle: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "engines.png"
+    arguments = ["--backend", "openvino", "onnxruntime", "--seconds", "0.2", "--plot", str(plot)]
+    assert _bench("engine", str(trivial_bundle), *arguments).returncode == 0
+    image = cv2.imread(str(plot))
+    assert image is not None
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10  # bars and words, not an empty page
+
+
+def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:
+    result = _bench("engine", str(trivial_bundle), "--backend", "openvino", "--seconds", "0.2", "--throughput")
+    (engine,) = json.loads(result.stdout.splitlines()[-1])["engines"]
+    assert engine["is_for_throughput"]
+
+
+def test_rates_compare_with_the_devices_own_peak_and_with_eager_pytorch() -> None:
+    fast = {"backend": "openvino", "precision": "int8", "device": "CPU", "windows_per_s": 6.0}
+    reference = {"backend": "torch", "precision": "fp32", "device": "cpu", "windows_per_s": 2.0}
+    other = {"backend": "openvino", "precision": "fp16", "device": "GPU", "windows_per_s": 1.0}
+    peaks = {"cpu": {"fp32": 40.0, "int8": 100.0}, "gpu": {}}
+    rated = with_rates([fast, reference, other], 10.0, peaks)
+    assert [engine["gflops"] for engine in rated] == [60.0, 20.0, 10.0]
+    assert [engine["peak_share"] for engine in rated] == [0.6, 0.5, None]
+    assert [engine["speedup"] for engine in rated] == [3.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("bare", "said"),
+    [([100.0, 96.0], "efficiency 97.0%"), ([100.0, 50.0], "too far apart to tell the efficiency (95% to 190%)")],
+)
+def test_efficiency_is_told_only_where_the_bare_runs_agree(bare: list[float], said: str) -> None:
+    report = {"engine_windows_per_s": bare, "windows_per_s": 95.0, "efficiency": 0.97}
+    assert said in efficiency_in_words(report)
+
+
+def test_peaks_are_measured_in_each_precision_that_the_processor_has() -> None:
+    peaks = measure_peaks("CPU")
+    assert peaks["fp32"] > 1
+    assert all(rate > 0 for rate in peaks.values())
+    assert measure_peaks("NPU") == {}
 
 
 def test_percentiles_of_a_known_row() -> None:

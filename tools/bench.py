@@ -1,28 +1,30 @@
 """The command `edge-bench`: latency and throughput, as a table and as one JSON line."""
 
 import argparse
+import contextlib
 import json
 import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
-from rich.table import Table
 
 from edge.commandline import Parser, print_line, run_command
 from edge.config import DEMO_BUNDLE
-from edge.errors import ConfigError, EdgeError, EngineError
-from engines import BACKENDS, load_bundle
-from tools.bench_engine import Result, measure_engine
+from edge.errors import ConfigError, EngineError
+from engines import BACKENDS, Bundle, load_bundle
+from engines.load import backend_module
+from tools.bench_engine import EngineChoice, measure_engines
 from tools.bench_pipeline import PipelineSettings, Report, measure_pipeline
+from tools.bench_plot import check_plot, plot_engines
+from tools.bench_tables import print_engines, print_pipeline, with_rates
 from tools.flops import count_gflop
-from tools.measures import describe_hardware, measure_peak_gflops
+from tools.measures import describe_hardware
+from tools.peaks import measure_peaks
 from tools.trace import write_trace
-
-_PERCENTILES = ("p50", "p95", "p99", "max")
 
 
 def main() -> int:
@@ -39,10 +41,8 @@ def _run() -> int:
     options = _parse()
     if not 0 < options.seconds < math.inf:
         raise ConfigError(f"--seconds is {options.seconds}; it must be above 0")
-    hardware = describe_hardware()
-    print(hardware)
     report = _bench_engine(options) if options.what == "engine" else _bench_pipeline(options)
-    print(json.dumps({**report, "hardware": hardware}, allow_nan=False))
+    print(json.dumps({**report, "hardware": describe_hardware()}, allow_nan=False))
     return 0
 
 
@@ -56,14 +56,22 @@ def _parse() -> argparse.Namespace:
     engine = commands.add_parser(
         "engine",
         help="the bundle alone: push a frame, run the window",
-        description="Measure a bundle alone, each backend in a process of its own.",
-        example="edge-bench engine engines/demo --backend openvino",
+        description="Measure all engines of a bundle side by side, each in a process of its own, by turns.",
+        example="edge-bench engine engines/demo --plot engines.png",
     )
     engine.add_argument("bundle", metavar="BUNDLE", type=Path)
     engine.add_argument(
         "--backend", metavar="B", nargs="+", action="extend", help=f"of {', '.join(BACKENDS)} (default: all)"
     )
-    engine.add_argument("--seconds", metavar="S", type=float, default=10.0, help="for each backend (default: 10)")
+    engine.add_argument(
+        "--precision", metavar="P", nargs="+", action="extend", help="of what the bundle has (default: all)"
+    )
+    engine.add_argument("--seconds", metavar="S", type=float, default=10.0, help="for each engine (default: 10)")
+    engine.add_argument("--threads", metavar="N", type=int, help="processor threads (default: the backend's choice)")
+    engine.add_argument(
+        "--throughput", action="store_true", help="with several windows in flight, as at --pace max, where it can"
+    )
+    engine.add_argument("--plot", metavar="FILE", type=Path, help="draw rates and latencies into a .png, .svg or .pdf")
     pipeline = commands.add_parser(
         "pipeline",
         help="edge-infer in one process, a subscriber in another",
@@ -85,32 +93,47 @@ def _parse() -> argparse.Namespace:
 
 
 def _bench_engine(options: argparse.Namespace) -> Report:
+    if options.plot is not None:
+        check_plot(options.plot)
     bundle = load_bundle(options.bundle)
-    results = list(_measure_engines(options))
-    if not results:
-        raise EngineError(f"no backend can run {options.bundle} here; edge-bench engine BUNDLE --backend B says why")
-    gflop, peak_gflops = count_gflop(bundle), measure_peak_gflops()
-    engines = [_with_rates(result, gflop, peak_gflops) for result in results]
-    _print_engines(bundle.name, engines, gflop, peak_gflops)
-    return {"bundle": bundle.name, "gflop_per_window": gflop, "peak_gflops": peak_gflops, "engines": engines}
+    choices = list(_choices(bundle, options))
+    with _waiting(f"measuring {len(choices)} engines"):
+        results = measure_engines(options.bundle, choices, options.seconds, is_strict=options.backend is not None)
+        if not results:
+            raise EngineError(
+                f"no backend can run {options.bundle} here; edge-bench engine BUNDLE --backend B says why"
+            )
+        gflop = count_gflop(bundle)
+        peaks = {device: measure_peaks(device) for device in {result["device"].lower() for result in results}}
+    print(describe_hardware())
+    engines = with_rates(results, gflop, peaks)
+    print_engines(bundle.name, engines, gflop, peaks)
+    if options.plot is not None:
+        plot_engines(options.plot, bundle.name, engines)
+    return {"bundle": bundle.name, "gflop_per_window": gflop, "peak_gflops": peaks, "engines": engines}
 
 
-def _measure_engines(options: argparse.Namespace) -> Iterator[Result]:
-    """Yield each backend's figures; one that was not asked for by name and cannot run is told and left out."""
+def _waiting(what: str) -> contextlib.AbstractContextManager[object]:
+    """Tell that it takes a while, on a terminal alone."""
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else contextlib.nullcontext()
+
+
+def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoice]:
+    """Yield every engine of the bundle that is asked for; a backend that cannot run here only if it is named."""
     for backend in options.backend or BACKENDS:
-        try:
-            yield measure_engine(options.bundle, backend, options.device, options.seconds)
-        except EdgeError as exc:
-            if options.backend:
-                raise
-            print_line("warning", f"{backend} is left out: {exc}")
-
-
-def _with_rates(result: Result, gflop: float, peak_gflops: float) -> Result:
-    """Add GFLOP/s, and its share of the processor's FP32 peak where that is what the engine ran on."""
-    gflops = result["windows_per_s"] * gflop
-    is_comparable = result["device"].lower() == "cpu" and result["precision"] == "fp32"
-    return {**result, "gflops": gflops, "peak_share": gflops / peak_gflops if is_comparable else None}
+        module = backend_module(backend)
+        if (trouble := module.probe()) is not None and not options.backend:
+            print_line("warning", f"{backend} is left out: {trouble}")
+            continue
+        for precision in options.precision or module.precisions(bundle) or (None,):
+            yield EngineChoice(
+                backend=backend,
+                precision=precision,
+                device=options.device,
+                is_for_throughput=options.throughput,
+                num_threads=options.threads,
+            )
 
 
 def _bench_pipeline(options: argparse.Namespace) -> Report:
@@ -126,80 +149,13 @@ def _bench_pipeline(options: argparse.Namespace) -> Report:
         seconds=options.seconds,
         max_windows=options.max_windows,
     )
-    report, run = measure_pipeline(settings)
+    with _waiting("measuring the bare engine, the pipeline, and the bare engine again"):
+        report, run = measure_pipeline(settings)
+    print(describe_hardware())
     if options.trace is not None:
         write_trace(options.trace, run.predictions)
-    _print_pipeline(report)
+    print_pipeline(report)
     return report
-
-
-def _print_engines(name: str, engines: list[Result], gflop: float, peak_gflops: float) -> None:
-    table = _table(f"{name}: {gflop:.3g} GFLOP a window; FP32 matrix-multiply peak here {peak_gflops:.0f} GFLOP/s")
-    for column in ("backend", "precision", "device", "windows/s", *_PERCENTILES, "GFLOP/s", "of peak", "MB"):
-        table.add_column(column, justify="left" if column in ("backend", "precision", "device") else "right")
-    for result in engines:
-        share = result["peak_share"]
-        table.add_row(
-            result["backend"],
-            result["precision"],
-            result["device"],
-            f"{result['windows_per_s']:.2f}",
-            *_cells(result["latency_ms"]),
-            f"{result['gflops']:.1f}",
-            "-" if share is None else f"{share:.0%}",
-            f"{result['rss_mb']:.0f}",
-        )
-    _print(table)
-
-
-def _print_pipeline(report: Report) -> None:
-    table = _table("ms a window, from capture on")
-    for column in ("stage", *_PERCENTILES):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage, values in report["stages_ms"].items():
-        table.add_row(stage, *_cells(values))
-    table.add_section()
-    table.add_row("total: capture to publish", *_cells(report["latency_ms"]))
-    table.add_row("overhead: total less infer", *_cells(report["overhead_ms"]))
-    table.add_row("received: capture to receipt", *_cells(report["received_ms"]))
-    _print(table)
-    for line in _summary(report):
-        print(line)
-
-
-def _summary(report: Report) -> list[str]:
-    bare = " and ".join(f"{rate:.2f}" for rate in report["engine_windows_per_s"])
-    limit = (
-        "the source's rate is the limit" if report["pace"] == "realtime" and not report["skipped"] else "at full load"
-    )
-    return [
-        f"{report['windows_per_s']:.2f} windows/s; the bare engine {bare} before and after: "
-        f"efficiency {report['efficiency']:.1%} ({limit})",
-        f"captured {report['captured']} frames, published {report['published']}, received {report['received']}, "
-        f"lost {report['lost']}, skipped {report['skipped']} windows",
-        f"first prediction {report['first_prediction_s']:.2f} s after the start of the process: "
-        f"{report['first_window_play_s']:.2f} s of playing and {report['start_s']:.2f} s beyond it",
-        f"largest resident memory of edge-infer: {report['rss_mb']:.0f} MB{_growth(report['rss_growth_mb'])}",
-    ]
-
-
-def _growth(growth_mb: float | None) -> str:
-    if growth_mb is None:
-        return ""
-    return f"; grown by {growth_mb:.1f} MB from the second to the last tenth of the run"
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left")
-
-
-def _cells(values: dict[str, Any]) -> list[str]:
-    return [f"{values[name]:.2f}" for name in _PERCENTILES]
-
-
-def _print(table: Table) -> None:
-    # a table in a pipe or a narrow window must not lose figures
-    Console(width=max(110, Console().width)).print(table)
 
 
 if __name__ == "__main__":

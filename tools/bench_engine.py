@@ -1,38 +1,114 @@
-"""The bare engine: push and infer in a loop, alone in a process of its own, so that memory and cores are its own."""
+"""The bare engine: push and infer in a loop, alone in a process of its own, so that memory and cores are its own.
 
+Engines that are compared take turns, so that whatever else the machine does hits all of them alike.
+"""
+
+import contextlib
+import dataclasses
 import json
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.commandline import Parser, run_command
+import numpy as np
+
+from edge.commandline import Parser, print_line, run_command
+from edge.errors import EdgeError
 from engines import Engine, load_bundle, load_engine
-from tools.children import peak_rss_mb, running
+from tools.children import Child, peak_rss_mb, running
 from tools.measures import percentiles
 
-_LOAD_S = 300.0
-_MIN_WINDOWS = 5
+_NUM_TURNS = 5
+_MIN_WINDOWS = 3
+_READY_S = 600.0
 
 Result = dict[str, Any]
 
 
-def measure_engine(bundle: Path, backend: str, device: str | None, seconds: float) -> Result:
-    """Measure in a child process.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """What to measure."""
 
-    Returns:
-        `backend`, `precision`, `device`, `windows_per_s`, `latency_ms`, `load_s`, `rss_mb`, `num_windows`.
+    backend: str = "auto"
+    precision: str | None = None
+    device: str | None = None
+    is_for_throughput: bool = False
+    """Several windows in flight, as at `--pace max`."""
+    num_threads: int | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return the child's arguments."""
+        given = {"--backend": self.backend, "--precision": self.precision, "--device": self.device}
+        given["--threads"] = None if self.num_threads is None else str(self.num_threads)
+        pairs = [part for name, value in given.items() if value is not None for part in (name, value)]
+        return [*pairs, "--throughput"] if self.is_for_throughput else pairs
+
+
+def measure_engine(bundle: Path, choice: EngineChoice, seconds: float) -> Result:
+    """Measure one engine; as `measure_engines`.
 
     Raises:
         EdgeError: The engine was refused or failed, with its own exit code.
     """
-    arguments = [str(bundle), "--backend", backend, "--seconds", f"{seconds}"]
-    arguments += ["--device", device] if device else []
-    with running("tools.bench_engine", *arguments) as child:
-        return dict(json.loads(child.finish(_LOAD_S + 10 * seconds)))
+    (result,) = measure_engines(bundle, [choice], seconds, num_turns=1, is_strict=True)
+    return result
+
+
+def measure_engines(
+    bundle: Path, choices: Sequence[EngineChoice], seconds: float, *, num_turns: int = _NUM_TURNS, is_strict: bool
+) -> list[Result]:
+    """Load each engine in a child process, then let them take turns.
+
+    Args:
+        bundle: The bundle's folder.
+        choices: What to measure.
+        seconds: How long each engine runs in all.
+        num_turns: Into how many turns this is cut.
+        is_strict: Whether an engine that cannot run is an error; else it is told and left out.
+
+    Returns:
+        For each engine that ran: `backend`, `precision`, `device`, `windows_per_s`, `latency_ms`, `load_s`, `rss_mb`,
+        `num_windows`, `is_for_throughput`.
+
+    Raises:
+        EdgeError: An engine was refused or failed, with its own exit code.
+    """
+    with contextlib.ExitStack() as stack:
+        ready = []
+        for choice in choices:
+            child = stack.enter_context(running("tools.bench_engine", str(bundle), *choice.arguments))
+            try:
+                ready.append((child, child.ask(None, _READY_S)))
+            except EdgeError as exc:
+                if is_strict:
+                    raise
+                name = " ".join(filter(None, (choice.backend, choice.precision)))
+                print_line("warning", f"{name} is left out: {exc}")
+        turns = [_take_turns(child, seconds / num_turns) for _ in range(num_turns) for child, _ in ready]
+        num_engines = len(ready)
+        return [_result(loaded, turns[place::num_engines]) for place, (_, loaded) in enumerate(ready)]
+
+
+def _take_turns(child: Child, seconds: float) -> Result:
+    return child.ask(f"{seconds}", _READY_S + 10 * seconds)
+
+
+def _result(loaded: Result, turns: list[Result]) -> Result:
+    latencies_ms = [value for turn in turns for value in turn["latencies_ms"]]
+    return {
+        **loaded,
+        "windows_per_s": len(latencies_ms) / sum(turn["elapsed_s"] for turn in turns),
+        "latency_ms": percentiles(latencies_ms),
+        "num_windows": len(latencies_ms),
+        "rss_mb": turns[-1]["rss_mb"],
+    }
 
 
 def main() -> int:
-    """Run the child's side: `python -m tools.bench_engine BUNDLE --seconds S`."""
+    """Run the child's side: one JSON line when the engine is loaded, then one for each line (seconds) on stdin."""
     return run_command(_run)
 
 
@@ -40,45 +116,55 @@ def _run() -> int:
     parser = Parser("bench_engine", "Measure one engine; what edge-bench starts.", "edge-bench engine engines/demo")
     parser.add_argument("bundle")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision")
     parser.add_argument("--device")
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--throughput", action="store_true")
     options = parser.parse_args()
     start_s = time.monotonic()
     bundle = load_bundle(options.bundle)
-    engine = load_engine(bundle, options.backend, options.device)
-    load_s = time.monotonic() - start_s
-    try:
-        latencies_ms, elapsed_s = _loop(engine, bundle.reference().clips[0], options.seconds)
-    finally:
-        engine.close()
-    result = {
-        "backend": engine.spec.backend,
-        "precision": engine.spec.precision,
-        "device": engine.spec.device,
-        "windows_per_s": len(latencies_ms) / elapsed_s,
-        "latency_ms": percentiles(latencies_ms),
-        "num_windows": len(latencies_ms),
-        "load_s": load_s,
-        "rss_mb": peak_rss_mb(),
-    }
-    print(json.dumps(result))
+    engine = load_engine(
+        bundle,
+        options.backend,
+        options.device,
+        options.precision,
+        is_for_throughput=options.throughput,
+        num_threads=options.threads,
+    )
+    with contextlib.closing(engine):
+        _tell(_describe(engine, time.monotonic() - start_s))
+        clip_tchw = bundle.reference().clips[0]
+        for line in sys.stdin:
+            latencies_ms, elapsed_s = _loop(engine, clip_tchw, float(line))
+            _tell({"latencies_ms": latencies_ms, "elapsed_s": elapsed_s, "rss_mb": peak_rss_mb()})
     return 0
 
 
+def _describe(engine: Engine, load_s: float) -> Result:
+    spec = engine.spec
+    kept = {"backend": spec.backend, "precision": spec.precision, "device": spec.device}
+    return {**kept, "is_for_throughput": engine.max_in_flight > 1, "load_s": load_s}
+
+
+def _tell(report: Result) -> None:
+    print(json.dumps(report), flush=True)
+
+
 def _loop(engine: Engine, clip_tchw: Any, seconds: float) -> tuple[list[float], float]:
-    """Push one frame and run, again and again; return each window's time in ms and the whole time in s."""
-    engine.run_clip(clip_tchw)
+    """Push one frame and run, again and again; return the times from window to window in ms and the whole time in s."""
     for frame_chw in clip_tchw:
         engine.push(frame_chw)
-    latencies_ms: list[float] = []
-    start_s = now_s = time.perf_counter()
-    while now_s - start_s < seconds or len(latencies_ms) < _MIN_WINDOWS:
-        before_s = now_s
-        engine.push(clip_tchw[len(latencies_ms) % len(clip_tchw)])
-        engine.infer()
-        now_s = time.perf_counter()
-        latencies_ms.append((now_s - before_s) * 1e3)
-    return latencies_ms, now_s - start_s
+    engine.infer()
+    in_flight = [engine.submit() for _ in range(engine.max_in_flight - 1)]
+    times_s = [time.perf_counter()]
+    while times_s[-1] - times_s[0] < seconds or len(times_s) <= _MIN_WINDOWS:
+        engine.push(clip_tchw[len(times_s) % len(clip_tchw)])
+        in_flight.append(engine.submit())
+        in_flight.pop(0)()
+        times_s.append(time.perf_counter())
+    for wait in in_flight:
+        wait()
+    return (np.diff(times_s) * 1e3).tolist(), times_s[-1] - times_s[0]
 
 
 if __name__ == "__main__":

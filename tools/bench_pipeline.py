@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
-from tools.bench_engine import measure_engine
+from tools.bench_engine import EngineChoice, measure_engine
 from tools.children import peak_rss_mb, rss_mb, running
 from tools.measures import percentiles
 from tools.trace import Entry, received_ms, stage_durations_ms
@@ -83,14 +83,16 @@ class PipelineRun:
 def measure_pipeline(settings: PipelineSettings) -> tuple[Report, PipelineRun]:
     """Measure the bare engine, the pipeline, and the bare engine again, so that a drift of the machine shows.
 
+    The bare engine has as many windows in flight as the pipeline gives it: several at the pace "max".
+
     Raises:
         EdgeError: The daemon failed, with its own exit code; or fewer than two predictions came.
     """
     bare_s = min(_BARE_S, settings.seconds)
-    engine = settings.engine, settings.backend, settings.device, bare_s
-    before = measure_engine(*engine)
+    choice = EngineChoice(backend=settings.backend, device=settings.device, is_for_throughput=settings.pace == "max")
+    before = measure_engine(settings.engine, choice, bare_s)
     run = run_pipeline(settings)
-    after = measure_engine(*engine)
+    after = measure_engine(settings.engine, choice, bare_s)
     return _report(settings, run, [before["windows_per_s"], after["windows_per_s"]], before), run
 
 

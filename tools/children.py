@@ -1,6 +1,7 @@
 """Child processes that never outlive the bench."""
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from edge.errors import EdgeError
 
@@ -23,7 +24,9 @@ class Child:
         self._module = module
         self._stderr = tempfile.TemporaryFile(prefix="edge-bench-")  # noqa: SIM115  end() closes it
         command = [sys.executable, "-m", module, *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True
+        )
 
     @property
     def stdout(self) -> IO[str]:
@@ -36,17 +39,36 @@ class Child:
         Raises:
             EdgeError: It failed, with its own message and exit code; or it did not end in time.
         """
-        timer = threading.Timer(timeout_s, self.process.kill)
-        timer.start()
-        try:
+        with self._killed_after(timeout_s):
             out = self.stdout.read()
             code = self.process.wait()
-        finally:
-            timer.cancel()
-            timer.join()
         if code != 0:
             raise self._failure(code)
         return out
+
+    def ask(self, question: str | None, timeout_s: float) -> dict[str, Any]:
+        """Write a line to its stdin, where there is one to write, and return the JSON line that it answers.
+
+        Raises:
+            EdgeError: It ended instead, with its own message and exit code; or it did not answer in time.
+        """
+        with self._killed_after(timeout_s):
+            if question is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    print(question, file=self.process.stdin, flush=True)
+            line = self.stdout.readline()
+        if not line:
+            raise self._failure(self.process.wait())
+        return dict(json.loads(line))
+
+    @contextlib.contextmanager
+    def _killed_after(self, timeout_s: float) -> Iterator[None]:
+        timer = threading.Timer(timeout_s, self.process.kill)
+        try:  # a signal may come while it starts, and a timer that goes on would hold up our own end
+            timer.start()
+            yield
+        finally:
+            timer.cancel()
 
     def end(self) -> None:
         """End the process, gently and then not, and reap it; idempotent."""
@@ -57,7 +79,10 @@ class Child:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 self.process.kill()
         self.process.wait()
-        self.stdout.close()
+        for stream in (self.process.stdin, self.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
         self._stderr.close()
 
     def _failure(self, code: int) -> EdgeError:

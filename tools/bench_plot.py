@@ -1,0 +1,56 @@
+"""Draws what edge-bench measured of a bundle's engines."""
+
+from pathlib import Path
+from typing import Any
+
+from edge.errors import ConfigError
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+_COLOURS = {"fp32": "#4c72b0", "fp16": "#55a868", "bf16": "#dd8452", "int8": "#c44e52"}
+
+
+def check_plot(path: Path) -> None:
+    """Refuse, before anything is measured, a file that could not be drawn in the end.
+
+    Raises:
+        ConfigError: Its folder or its format is not there, or matplotlib is not.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"--plot {path}: there is no folder {path.parent}")
+    if path.suffix not in _SUFFIXES:
+        raise ConfigError(f"--plot {path}: allowed are {', '.join(_SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as exc:
+        raise ConfigError(f"--plot: {exc}; install it with `pip install matplotlib`") from exc
+
+
+def plot_engines(path: Path, name: str, engines: list[dict[str, Any]]) -> None:
+    """Draw each engine's rate, and its median latency with the reach to p99."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.6 + 0.5 * len(engines)), layout="constrained")
+    rates, latencies = figure.subplots(1, 2, sharey=True)
+    labels = [f"{engine['backend']} {engine['precision']} {engine['device']}" for engine in engines]
+    colours = [_COLOURS[engine["precision"]] for engine in engines]
+    bars = rates.barh(labels, [engine["windows_per_s"] for engine in engines], color=colours)
+    rates.bar_label(bars, [_rate_label(engine) for engine in engines], padding=4)
+    rates.set(xlabel="windows a second", title=name)
+    rates.margins(x=0.3)
+    medians = [engine["latency_ms"]["p50"] for engine in engines]
+    reach = [engine["latency_ms"]["p99"] - engine["latency_ms"]["p50"] for engine in engines]
+    latencies.barh(labels, medians, color=colours, xerr=[[0.0] * len(engines), reach], capsize=4)
+    latencies.set(xlabel="ms a window: median, and the reach to p99")
+    rates.invert_yaxis()
+    for axes in (rates, latencies):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _rate_label(engine: dict[str, Any]) -> str:
+    parts = [f"{engine['windows_per_s']:.1f}"]
+    if engine["speedup"] is not None:
+        parts.append(f"{engine['speedup']:.2f} x")
+    if engine["peak_share"] is not None:
+        parts.append(f"{engine['peak_share']:.0%} of peak")
+    return ", ".join(parts)

@@ -1,0 +1,135 @@
+"""What the benches print for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tools.peaks import Peaks
+
+_PERCENTILES = ("p50", "p95", "p99", "max")
+_LEFT = ("backend", "precision", "device", "stage")
+_REFERENCE = ("torch", "fp32", "cpu")
+"""What the others' speed is compared with, where it was measured."""
+_MAX_SPREAD = 1.1
+
+Result = dict[str, Any]
+
+
+def with_rates(results: list[Result], gflop: float, peaks: dict[str, Peaks]) -> list[Result]:
+    """Add to each engine its `gflops`, the `peak_share` of its device's peak in its precision, and the `speedup`.
+
+    Args:
+        results: From `measure_engines`.
+        gflop: Of one window.
+        peaks: Device, in small letters, to its matrix-multiply rates.
+
+    Returns:
+        New ones; `peak_share` is None where no peak was measured, `speedup` where eager PyTorch was not.
+    """
+    references = [result for result in results if _key(result) == _REFERENCE]
+    enriched = []
+    for result in results:
+        gflops = result["windows_per_s"] * gflop
+        peak = peaks.get(result["device"].lower(), {}).get(result["precision"])
+        enriched.append(
+            {
+                **result,
+                "gflops": gflops,
+                "peak_share": gflops / peak if peak else None,
+                "speedup": result["windows_per_s"] / references[0]["windows_per_s"] if references else None,
+            }
+        )
+    return enriched
+
+
+def _key(result: Result) -> tuple[str, str, str]:
+    return result["backend"], result["precision"], result["device"]
+
+
+def print_engines(name: str, engines: list[Result], gflop: float, peaks: dict[str, Peaks]) -> None:
+    """Print one row an engine."""
+    table = _table(f"{name}: {gflop:.3g} GFLOP a window; latencies in ms")
+    columns = ("backend", "precision", "device", "windows/s", *_PERCENTILES, "GFLOP/s", "of peak", "speed-up", "MB")
+    _add_columns(table, (*columns, "load s"))
+    for engine in engines:
+        share, speedup = engine["peak_share"], engine["speedup"]
+        table.add_row(
+            *_key(engine),
+            f"{engine['windows_per_s']:.2f}",
+            *_cells(engine["latency_ms"]),
+            f"{engine['gflops']:.1f}",
+            "-" if share is None else f"{share:.0%}",
+            "-" if speedup is None else f"{speedup:.2f}",
+            f"{engine['rss_mb']:.0f}",
+            f"{engine['load_s']:.1f}",
+        )
+    _print(table)
+    for device, rates in peaks.items():
+        listed = ", ".join(f"{precision} {rate:.0f}" for precision, rate in rates.items())
+        print(f"matrix-multiply peak of {device} here, GFLOP/s: {listed or 'not measured'}")
+    if any(engine["speedup"] for engine in engines):
+        print("speed-up: over PyTorch eager FP32 on the CPU, measured by turns in this run")
+
+
+def print_pipeline(report: Result) -> None:
+    """Print one row a stage, and what else the run gave."""
+    table = _table("ms a window, from capture on")
+    _add_columns(table, ("stage", *_PERCENTILES))
+    for stage, values in report["stages_ms"].items():
+        table.add_row(stage, *_cells(values))
+    table.add_section()
+    table.add_row("total: capture to publish", *_cells(report["latency_ms"]))
+    table.add_row("overhead: total less infer", *_cells(report["overhead_ms"]))
+    table.add_row("received: capture to receipt", *_cells(report["received_ms"]))
+    _print(table)
+    for line in _summary(report):
+        print(line)
+
+
+def _summary(report: Result) -> list[str]:
+    limit = (
+        "the source's rate is the limit" if report["pace"] == "realtime" and not report["skipped"] else "at full load"
+    )
+    return [
+        f"{report['windows_per_s']:.2f} windows/s; {efficiency_in_words(report)} ({limit})",
+        f"captured {report['captured']} frames, published {report['published']}, received {report['received']}, "
+        f"lost {report['lost']}, skipped {report['skipped']} windows",
+        f"first prediction {report['first_prediction_s']:.2f} s after the start of the process: "
+        f"{report['first_window_play_s']:.2f} s of playing and {report['start_s']:.2f} s beyond it",
+        f"largest resident memory of edge-infer: {report['rss_mb']:.0f} MB{_growth(report['rss_growth_mb'])}",
+    ]
+
+
+def efficiency_in_words(report: Result) -> str:
+    """Return the efficiency, or that the machine was not quiet enough to tell it."""
+    rates = report["engine_windows_per_s"]
+    bare = f"the bare engine {' and '.join(f'{rate:.2f}' for rate in rates)} before and after"
+    if max(rates) > _MAX_SPREAD * min(rates):
+        low, high = (report["windows_per_s"] / rate for rate in (max(rates), min(rates)))
+        return f"{bare}: too far apart to tell the efficiency ({low:.0%} to {high:.0%}); something else was running"
+    return f"{bare}: efficiency {report['efficiency']:.1%}"
+
+
+def _growth(growth_mb: float | None) -> str:
+    if growth_mb is None:
+        return ""
+    return f"; grown by {growth_mb:.1f} MB from the second to the last tenth of the run"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left")
+
+
+def _add_columns(table: Table, names: tuple[str, ...]) -> None:
+    for name in names:
+        table.add_column(name, justify="left" if name in _LEFT else "right")
+
+
+def _cells(values: dict[str, Any]) -> list[str]:
+    return [f"{values[name]:.2f}" for name in _PERCENTILES]
+
+
+def _print(table: Table) -> None:
+    # a table in a pipe or a narrow window must not lose figures
+    Console(width=max(140, Console().width)).print(table)
