@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hardware import REQUIREMENTS, skip_or_fail
+from hardware import skip_or_fail
 
 from tools.phantom import DatasetSpec, write_dataset
 from tools.trivial import write_trivial_bundle
@@ -11,9 +11,7 @@ from tools.trivial import write_trivial_bundle
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run, with the reason, or fail it where the environment says that it must run."""
-    for mark in REQUIREMENTS:
-        if item.get_closest_marker(mark) is not None:
-            skip_or_fail(mark)
+    skip_or_fail(mark.name for mark in item.iter_markers())
 
 
 @pytest.fixture(scope="session")
