@@ -35,7 +35,7 @@ def tensorrt_build():
         import tensorrt_rtx_bindings as stand_in
     except ImportError as exc:
         missing(
-            "REQUIRE_TENSORRT", f"NVIDIA's builder is not installed ({exc}): pip install tensorrt-rtx-cu13-bindings"
+            ["REQUIRE_TENSORRT"], f"NVIDIA's builder is not installed ({exc}): pip install tensorrt-rtx-cu13-bindings"
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", stand_in)

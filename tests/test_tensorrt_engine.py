@@ -33,7 +33,7 @@ def stand_in(monkeypatch):
         import tensorrt_rtx_bindings
     except ImportError as exc:
         missing(
-            "REQUIRE_TENSORRT", f"NVIDIA's runtime is not installed ({exc}): pip install tensorrt-rtx-cu13-bindings"
+            ["REQUIRE_TENSORRT"], f"NVIDIA's runtime is not installed ({exc}): pip install tensorrt-rtx-cu13-bindings"
         )
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx_bindings)
     for name in MODULES:
