@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import multiprocessing
 import os
 import pickle
 import resource
@@ -296,6 +297,27 @@ def _processes_with(text: str) -> list[int]:
             if text.encode() in (path / "environ").read_bytes().split(b"\0"):
                 found.append(int(path.name))
     return found
+
+
+def test_prepare_whose_worker_is_killed_says_so_and_keeps_what_is_whole(tmp_path: Path) -> None:
+    videos = [coded_video(tmp_path, 60, f"{n}.mp4", size_wh=(320, 240 + 2 * n)) for n in range(8)]
+    store = _store(tmp_path)
+    errors: list[Exception] = []
+
+    def prepare() -> None:
+        try:
+            store.prepare(videos, num_workers=2)
+        except ClipCacheError as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    _wait_until(lambda: any(not name.startswith(".") for name in _entries(store)))
+    multiprocessing.active_children()[0].kill()
+    thread.join(30)
+    assert len(errors) == 1
+    assert "was killed" in str(errors[0])
+    assert store.prepare(videos).left_out == {}
 
 
 def test_clip_cache_on_a_full_disk_is_an_error_and_leaves_nothing_half(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext
 from typing import Any
 
 from rich.console import Console
@@ -20,8 +21,24 @@ from trainer.video import Video
 Get = Callable[[Video, StopFlag], Any]
 """Decodes one video into the cache."""
 
+MIN_VIDEOS_EACH = 2
+"""Fewer are decoded before a process has started."""
+
 _get: Get
 _stop: StopFlag
+
+
+class SharedFlag:
+    """A flag that all processes see. Without a lock: one that is killed would take it with it."""
+
+    def __init__(self, context: SpawnContext) -> None:
+        self._value = context.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._value.value)
 
 
 def num_cores() -> int:
@@ -51,11 +68,12 @@ def decode_all(get: Get, videos: Sequence[Video], num_workers: int) -> dict[str,
 
 def _results(get: Get, videos: Sequence[Video], num_workers: int) -> Iterator[tuple[Video, str | None]]:
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    if len(videos) < 2:  # not worth a process
+    stop = SharedFlag(context)
+    num_workers = min(num_workers, len(videos) // MIN_VIDEOS_EACH)
+    if num_workers < 2:
         yield from ((video, try_get(get, video, stop)) for video in videos)
         return
-    with ProcessPoolExecutor(min(num_workers, len(videos)), context, _start, (get, stop)) as pool:
+    with ProcessPoolExecutor(num_workers, context, _start, (get, stop)) as pool:
         futures: dict[Future[str | None], Video] = {pool.submit(_work, video): video for video in videos}
         try:
             for future in as_completed(futures):

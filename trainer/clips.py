@@ -74,6 +74,7 @@ class ClipStore:
         self.cache_dir = Path(cache_dir).absolute()
         self.spec = ClipSpec(spec, num_frames, frame_interval_ms)
         self._roi = roi
+        self._software = software()
         self._contents: dict[Path, str] = {}
 
     def get(self, video: Video, stop: StopFlag | None = None) -> VideoFrames:
@@ -146,7 +147,7 @@ class ClipStore:
         """Return the entry's folder, named by a hash of all that decides what it holds."""
         spec, roi = self.spec.preprocess, video.roi or self._roi
         how = [roi, spec.resize_hw, spec.channels, self.spec.frame_interval_ms]
-        key = json.dumps([FORMAT, self.content(video), how, software()])
+        key = json.dumps([FORMAT, self.content(video), how, self._software])
         return self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def _sweep(self) -> None:

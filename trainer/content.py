@@ -1,6 +1,5 @@
 """What identifies a video's content, and the software that makes frames of it."""
 
-import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator
@@ -32,7 +31,6 @@ def _lines(folder: Path) -> Iterator[str]:
             yield f"{path.name}\0{content_sha256(path)}\n"
 
 
-@functools.cache
 def software() -> tuple[str, ...]:
     """Return each decoder's version, and the hash of our own code from file to frame.
 
