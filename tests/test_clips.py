@@ -300,7 +300,7 @@ def _processes_with(text: str) -> list[int]:
 
 
 def test_prepare_whose_worker_is_killed_says_so_and_keeps_what_is_whole(tmp_path: Path) -> None:
-    videos = [coded_video(tmp_path, 60, f"{n}.mp4", size_wh=(320, 240 + 2 * n)) for n in range(8)]
+    videos = [coded_video(tmp_path, 60, f"{n}.mp4", size_wh=(320, 240 + 2 * n)) for n in range(16)]
     store = _store(tmp_path)
     errors: list[Exception] = []
 

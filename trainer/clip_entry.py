@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -96,8 +96,8 @@ def write_entry(folder: Path, spec: ClipSpec, play: Callable[[Callable[[UInt8Ima
         ClipCacheError: The disk is full, or the folder may not be written to.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
+        temporary = folder.with_name(TEMPORARY + uuid.uuid4().hex)
+        temporary.mkdir(parents=True)
     except OSError as exc:
         raise _cache_error(folder.parent, exc) from exc
     try:
