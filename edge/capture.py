@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 import cv2
 
 from edge.errors import ConfigError
-from edge.frame import Frame, UInt8Image
+from edge.frame import Frame, StoredObject, UInt8Image
 from edge.image_state import ImageThresholds, ImageWatch
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
@@ -101,6 +101,7 @@ class CaptureLoop:
         self._is_lost = False
         self._held: list[tuple[Frame, int]] = []
         """Frames that came before the ROI was known, each with the time at which it was in our hands."""
+        self._unfit: StoredObject | None = None
         self._told: tuple[State, str] | None = None
         """The interruption that lasts; None once a frame has come."""
         self._troubles = TroubleLog(meters)
@@ -172,9 +173,24 @@ class CaptureLoop:
     def _take_frame(self, frame: Frame, t_got_ns: int) -> None:
         if self._held and self._held[-1][0].size_wh != frame.size_wh:
             self._release()
+        if frame.object is not None and frame.object is self._unfit:
+            return
         self._held.append((frame, t_got_ns))
-        if (roi := self._roi.add(frame)) is not None:
+        try:
+            roi = self._roi.add(frame)
+        except ConfigError as exc:
+            self._skip_object(frame, exc)
+            return
+        if roi is not None:
             self._process_held(roi)
+
+    def _skip_object(self, frame: Frame, exc: ConfigError) -> None:
+        """Leave out an object into which the user's ROI does not fit; where there is but one, that is wrong usage."""
+        if not self._source.info.plays_objects:
+            raise exc
+        self._unfit = frame.object
+        self._held.clear()
+        self._troubles.add(Trouble("bad_objects", f"an object is skipped: {exc}"))
 
     def _release(self) -> None:
         """Choose the ROI from what was seen, for frames that wait for it: no more of their kind come."""
