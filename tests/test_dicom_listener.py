@@ -295,3 +295,18 @@ def test_daemon_stopped_in_the_middle_of_an_object_plays_it_anew(trivial_bundle:
         recording = daemon.finish()
     assert recording.windows[0] == (0, 15)
     assert len(recording.predictions) == 85
+
+
+def test_daemon_object_that_the_roi_does_not_fit_into_is_skipped(trivial_bundle: Path, tmp_path: Path) -> None:
+    small = write_dicom(tmp_path / "small.dcm", renamed(dataset(noise(20, 16, 16)), 1))
+    large = write_dicom(tmp_path / "large.dcm", renamed(dataset(noise(20, 64, 64)), 2))
+    with running(
+        "--source", f"dicom://127.0.0.1:0?aet={AET}&spool={tmp_path / 'spool'}", "--engine", str(trivial_bundle),
+        "--pace", "max", "--roi", "8,8,40,40", "--max-windows", "5",
+    ) as daemon:  # fmt: skip
+        assert storescu(_port_of(daemon.process), small, large, options=UNCOMPRESSED) == 0
+        recording = daemon.finish()
+    assert recording.exit_code == 0
+    assert recording.windows == [(first, first + 15) for first in range(20, 25)]
+    assert "an object is skipped" in recording.stderr
+    assert recording.of("status")[-1].header["counters"]["bad_objects"] == 1
