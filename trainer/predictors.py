@@ -134,12 +134,18 @@ class BundlePredictor:
         self._engine.close()
 
 
+def name_of_run(run: Run) -> str:
+    """Return the folder's name; a fold's says of which cross-validation."""
+    path = run.path.absolute()
+    return f"{path.parent.name}/{path.name}" if (path.parent / CROSSVAL_NAME).is_file() else path.name
+
+
 def about_run(run: Run) -> dict[str, Any]:
     """Return what a report tells of a run."""
     weights = run.path / WEIGHTS_NAME
     return {
         "kind": "run",
-        "name": run.path.absolute().name,
+        "name": name_of_run(run),
         "network": run.model,
         "network_options": dict(run.model_options),
         "clip": {"num_frames": run.num_frames, "frame_interval_ms": run.frame_interval_ms},
@@ -160,7 +166,7 @@ def about_run(run: Run) -> dict[str, Any]:
 
 def _card_of_run(run: Run) -> Card:
     return Card(
-        name=run.path.absolute().name,
+        name=name_of_run(run),
         classes=run.classes,
         threshold=run.threshold,
         clip=ClipSpec(run.preprocess, run.num_frames, run.frame_interval_ms),
