@@ -1,0 +1,232 @@
+"""`edge-train report`: one page that holds everything, asks nobody for anything, and says what it must."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge.commandline import NOTICE
+from engines import PreprocessSpec
+from tests.trainer_command import edge_train
+from trainer.plots import Series, draw_confusion, draw_decision, draw_history, save_png
+from trainer.report_entries import load_contents
+from trainer.runs import FINISHED, Run, write_run
+
+EVIL = "<img src=http://evil.example/x>"
+WIDTHS_PX = (1280, 390)
+
+
+def write_predictions(path: Path, seed: int, num: int = 24) -> Path:
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "label", "probability", "patient_id", "age", EVIL])
+        for index in range(num):
+            label = index % 2
+            probability = np.clip(rng.normal(0.35 + 0.3 * label, 0.2), 0.01, 0.99)
+            writer.writerow([f"{index}.mp4", label, probability, f"P{index // 4}-{label}", 40 + index, "ab"[index % 2]])
+    return path
+
+
+def write_readers(path: Path, num: int = 24) -> Path:
+    rows = [f"{reader},{index}.mp4,{(index + place) % 2}" for place, reader in enumerate("XY") for index in range(num)]
+    path.write_text("\n".join(["reader,id,call", *rows]))
+    return path
+
+
+def write_small_run(folder: Path) -> Path:
+    """Write what a training leaves, but for the weights."""
+    run = Run(
+        path=folder,
+        model="tin-r18",
+        model_options={},
+        classes=("negative", "positive"),
+        preprocess=PreprocessSpec(),
+        num_frames=16,
+        frame_interval_ms=40.0,
+        recipe={"epochs": 3, "learning_rate": 1e-4, "init": None},
+        manifest={"name": "patients.csv", "sha256": "ab" * 32},
+        split={"train": ["t.mp4"], "validation": [f"{index}.mp4" for index in range(24)], "test": []},
+        threshold=0.45,
+        versions={"torch": "2.13.0"},
+        wall_s=4000.0,
+        state=FINISHED,
+    )
+    folder.mkdir()
+    write_run(run)
+    write_predictions(folder / "predictions.csv", seed=5)
+    (folder / "metrics.csv").write_text(
+        "epoch,train_loss,train_accuracy,val_loss,val_accuracy\n1,0.7,0.5,0.69,0.5\n2,0.6,0.6,,\n3,0.5,0.8,0.55,0.7\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two evaluations of the same videos, one of others, a run, and their report."""
+    folder = tmp_path_factory.mktemp("report")
+    readers = write_readers(folder / "readers.csv")
+    for name, seed, num in (("first", 0, 24), ("second", 1, 24), ("b/first", 2, 10)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        table = write_predictions(folder / f"{name}.csv", seed, num)
+        more = ("--readers", readers) if name == "first" else ()
+        assert edge_train("evaluate", "--predictions", table, *more, "--out", folder / f"ev-{name}").returncode == 0
+    write_small_run(folder / "run")
+    inputs = [folder / "ev-first", folder / "ev-second", folder / "ev-b" / "first", folder / "run"]
+    done = edge_train("report", *inputs, "--out", folder / "report.html", "--title", f"Title {EVIL}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", page)))
+
+
+def test_report_names_no_address_and_loads_no_file(page: str) -> None:
+    markup = re.sub(r'"data:image/png;base64,[^"]*"', '""', page)
+    assert not re.search(r"(?i)<(script|link|iframe|object|embed|img src=http)", markup)
+    assert not re.search(r"url\(|@import", markup)
+    assert all(source == "" for source in re.findall(r'src="([^"]*)"', markup))
+
+
+def test_report_says_what_it_is_not(page: str) -> None:
+    assert page.count(NOTICE) >= 2
+    assert "Research use only" in page
+    assert "Not for diagnosis" in page
+
+
+def test_report_shows_names_of_others_as_text(page: str) -> None:
+    assert EVIL not in page
+    assert "Title &lt;img src=http://evil.example/x&gt;" in page
+
+
+def test_report_holds_the_tables_of_the_evaluations(folder: Path, page: str) -> None:
+    text = text_of(page)
+    for caption in ("Table 1A", "Table 2A", "Table 3A", "Table 2B", "Subgroups, first", "same network on two sets"):
+        assert caption in text
+    metrics = json.loads((folder / "ev-first" / "metrics.json").read_text())
+    counts = metrics["counts"]
+    row = (
+        f"first {counts['tp']}/12 {counts['tn']}/12 {100 * metrics['accuracy']:.2f} {100 * metrics['sensitivity']:.2f}"
+    )
+    assert row in text
+    assert f"{metrics['kappa']:.3f} ± {metrics['kappa_se']:.3f}" in text
+    assert "Reader X" in text
+    assert "p McNemar" in text
+
+
+def test_report_shows_a_runs_validation_as_such_and_its_training(page: str) -> None:
+    text = text_of(page)
+    assert "the weights and the threshold were chosen: not a test" in text
+    assert "patients.csv, SHA-256 abababababababab; videos: 1 train, 24 validation, 0 test" in text
+    assert "1 h 6 min" in text
+    assert "learning_rate 0.0001" in text
+
+
+def test_report_pictures_are_whole_and_lie_beside_it(folder: Path, page: str) -> None:
+    held = re.findall(r'"data:image/png;base64,([^"]*)"', page)
+    assert len(held) == 3 * 5 + 1
+    for picture in held:
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            image.load()
+            assert min(image.size) > 300
+    beside = {path.name for path in (folder / "report_files").iterdir()}
+    assert {"a-roc.png", "a-confusion.png", "b-decision.png", "table-2a-networks.csv"} <= beside
+    assert {base64.b64encode((folder / "report_files" / "a-roc.png").read_bytes()).decode()} <= set(held)
+    with (folder / "report_files" / "table-2a-networks.csv").open(encoding="utf-8") as stream:
+        assert [row["Network"] for row in csv.DictReader(stream)] == ["first", "second"]
+
+
+def test_report_in_a_browser_asks_for_nothing_and_fits_the_window(folder: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width_px in WIDTHS_PX:
+            tab = browser.new_page(viewport={"width": width_px, "height": 900})
+            asked: list[str] = []
+            said: list[str] = []
+            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            tab.on("console", lambda message, said=said: said.append(message.text))
+            tab.goto((folder / "report.html").as_uri())
+            assert [url for url in asked if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
+            assert said == []
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width_px
+            assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            assert tab.evaluate("document.images.length") == 16
+            tab.close()
+        browser.close()
+
+
+def test_report_of_a_measured_run_shows_the_test_and_not_the_validation(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "ev-first", tmp_path / "test")
+    path = tmp_path / "test" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    metrics["model"] = {"kind": "run", "name": "run", "weights_sha256": sha256}
+    path.write_text(json.dumps(metrics))
+    contents = load_contents([tmp_path / "test", tmp_path / "run"])
+    assert [entry.folder.name for entry in contents.entries] == ["test"]
+    assert [bool(training.history) for training in contents.trainings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: None, "has neither metrics.json nor run.json"),
+        (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json cannot be read"),
+        (lambda folder: (folder / "metrics.json").write_text('{"name": 1}'), "metrics.json cannot be read (KeyError"),
+        (lambda folder: (folder / "run.json").write_text("[]"), "run.json holds no JSON object"),
+    ],
+)
+def test_report_of_something_else_is_refused_by_one_line(tmp_path: Path, make, said: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "input").mkdir()
+    make(tmp_path / "input")
+    done = edge_train("report", tmp_path / "input", "--out", tmp_path / "report.html")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert said in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_report_that_is_no_page_is_refused(folder: Path, tmp_path: Path) -> None:
+    done = edge_train("report", folder / "run", "--out", tmp_path / "report")
+    assert done.returncode == 2
+    assert "give a file name that ends in .html" in done.stderr
+
+
+def test_pictures_of_the_same_figures_have_the_same_bytes(tmp_path: Path) -> None:
+    series = [Series("a", np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.9]), 0.5)]
+    for name in ("first.png", "second.png"):
+        save_png(draw_confusion(series), tmp_path / name)
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+def test_curves_of_missing_values_and_of_one_epoch_are_drawn(tmp_path: Path) -> None:
+    figure = draw_history("run", [1.0], {"training": [0.5], "validation": [float("nan")]}, {})
+    lines = figure.axes[0].get_lines()
+    assert [len(line.get_xdata()) for line in lines] == [1, 0]
+    save_png(figure, tmp_path / "history.png")
+
+
+def test_decision_curve_of_several_networks_draws_each_and_the_two_references() -> None:
+    labels = np.array([0, 1, 0, 1])
+    series = [Series(name, labels, np.array([0.1, 0.4, 0.6, 0.9]), 0.5) for name in "abc"]
+    assert len(draw_decision(series).axes[0].get_lines()) == 5
