@@ -20,6 +20,7 @@ import pydicom.examples
 import pytest
 from daemon import record
 from media import write_images
+from PIL import Image
 from source_files import noise, write_movie
 from trainer_files import coded_video
 
@@ -137,6 +138,24 @@ def test_clip_content_changed_in_place_is_decoded_anew(tmp_path: Path) -> None:
     before = _store(tmp_path).get(video)
     coded_video(tmp_path, 14)
     assert (len(before.frames), len(_store(tmp_path).get(video).frames)) == (10, 14)
+
+
+def test_clip_of_a_folder_with_an_image_changed_is_decoded_anew(tmp_path: Path) -> None:
+    video = Video("images", write_images(tmp_path / "images", [(96, 80)] * 6), 0, "p")
+    before = np.array(_store(tmp_path).get(video).frames)
+    Image.fromarray(noise(1, 80, 96)[0]).save(tmp_path / "images" / "frame_3.png")
+    after = np.array(_store(tmp_path).get(video).frames)
+    assert before.shape == after.shape
+    assert not np.array_equal(before[3], after[3])
+
+
+def test_clip_decoded_by_other_software_is_decoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = coded_video(tmp_path, 10)
+    _store(tmp_path).get(video)
+    monkeypatch.setattr("trainer.content.FRAME_CODE", ("capture.py",))  # as if another file had changed
+    store = _store(tmp_path)
+    store.get(video)
+    assert len(_entries(store)) == 2
 
 
 def test_clip_same_content_under_another_name_is_decoded_once(tmp_path: Path) -> None:
