@@ -16,6 +16,7 @@ from trainer.predictions import write_table
 from trainer.report_entries import Entry, TrainingRecord
 from trainer.report_facts import Fact, facts_of_training
 from trainer.report_tables import ReportTable
+from trainer.summary import told_reasons
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,7 +188,7 @@ def _notes(group: Sequence[Entry]) -> tuple[str, ...]:
     notes = []
     for entry in group:
         metrics: Metrics = entry.metrics
-        notes += [f"{entry.name}: {name}: {reason}." for name, reason in metrics.get("reasons", {}).items()]
+        notes += [f"{entry.name}: {name}: {reason}." for name, reason in told_reasons(metrics).items()]
         if metrics.get("patient_level_reason") and metrics.get("num_patients") != metrics["n"]:
             notes.append(f"{entry.name}: no figures by patient: {metrics['patient_level_reason']}.")
         if hits := metrics.get("heatmap"):
@@ -222,7 +223,7 @@ def training_of(training: TrainingRecord, writer: Writer) -> TrainingSection:
         figure = plots.draw_history(training.name, epochs, losses, accuracies)
         name = _slug(f"training {training.name}")
         write_table(writer.folder / f"{name}.csv", list(history), zip(*history.values(), strict=True))
-        picture = writer.picture(name, figure, "Loss and accuracy an epoch, by clip.", is_wide=True)
+        picture = writer.picture(name, figure, "Loss and accuracy an epoch, by clip.", is_wide=True, max_width_px=820)
     facts, recipe = facts_of_training(training.about)
     return TrainingSection(training.name, facts, recipe, picture)
 

@@ -10,7 +10,7 @@ from trainer.metrics import Metrics
 from trainer.predictions import Predictions
 from trainer.report_entries import Entry
 from trainer.subgroups import table_one
-from trainer.summary import NOTHING, PROPORTIONS, interval, number, p_value, percent, percent_interval, with_error
+from trainer.summary import NOTHING, PROPORTIONS, interval, number, p_value, percent, percent_with_interval, with_error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def intervals(entries: Sequence[Entry], level: str) -> ReportTable | None:
         (
             entry.name,
             str(values["n"]),
-            *(f"{percent(values[name])} ({percent_interval(values[f'{name}_ci'])})" for name in PROPORTIONS),
+            *(percent_with_interval(values, name) for name in PROPORTIONS),
             *((_auc(values),) if level == "patient" else ()),
             number(values["average_precision"]),
             number(values["brier"]),

@@ -49,6 +49,22 @@ def with_error(value: float | None, error: float | None) -> str:
     return f"{number(value)} ± {number(error)}" if error is not None else number(value)
 
 
+def told_reasons(metrics: Metrics) -> dict[str, str]:
+    """Return why figures are missing; an interval or error that is missing with its figure goes without saying."""
+    reasons: dict[str, str] = metrics.get("reasons") or {}
+    return {
+        name: reason
+        for name, reason in reasons.items()
+        if (stem := name.removesuffix("_ci").removesuffix("_se")) == name or stem not in reasons
+    }
+
+
+def percent_with_interval(metrics: Metrics, name: str) -> str:
+    """Return `85.25 (74.3–92.0)`, or a dash."""
+    ci = metrics[f"{name}_ci"]
+    return NOTHING if ci is None else f"{percent(metrics[name])} ({percent_interval(ci)})"
+
+
 def print_summary(metrics: Metrics, out: Path) -> None:
     """Print the figures, and where everything lies."""
     console = Console(highlight=False, soft_wrap=True)
@@ -66,7 +82,7 @@ def print_summary(metrics: Metrics, out: Path) -> None:
             f"sensitivity {percent(reader['sensitivity'])} %, specificity {percent(reader['specificity'])} %, "
             f"McNemar p {p_value(reader['mcnemar']['p_value'])}, DeLong p {p_value(reader['delong']['p_value'])}"
         )
-    for name, reason in metrics["reasons"].items():
+    for name, reason in told_reasons(metrics).items():
         console.print(f"note: {name}: {reason}")
     console.print(f"wrote {out / 'metrics.json'}, tables and pictures; edge-train report {out} --out report.html")
 
