@@ -38,6 +38,7 @@ BUILDERS = {
     "openvino": Builder("engines.openvino_build", "openvino"),
     "onnx": Builder("engines.half", "onnxruntime"),
     "tensorrt": Builder("engines.tensorrt_build", "tensorrt"),
+    "torch-tensorrt": Builder("engines.torch_tensorrt_build", "torch"),
 }
 
 

@@ -14,9 +14,10 @@ from engines.engine import Engine, EngineOutput, EngineSpec
 from engines.errors import EngineError
 from engines.ring import Float32Array
 
-GRAPHS = ("window", "fixed")
+GRAPHS = ("window", "fixed", "none")
 """How a window reaches the network. "window": one CUDA graph for each of the T addresses at which a window can start,
-no copy. "fixed": one graph that reads a buffer, into which the window is copied on the device first."""
+no copy. "fixed": one graph that reads a buffer, into which the window is copied on the device first. "none": without
+graphs, each kernel started by itself; only where asked for, to measure what graphs gain."""
 
 NUM_OUTPUTS = 2
 """Output places, so that one window may run while the one before it is read."""
@@ -42,7 +43,10 @@ class Program(Protocol):
         """Say where a tensor lies from the next `enqueue` on."""
 
     def enqueue(self, stream: int) -> None:
-        """Start on a stream, or be recorded where the stream is captured."""
+        """Start on a stream."""
+
+    def capture(self, gpu: Gpu) -> Callable[[], None]:
+        """Record as a CUDA graph what `enqueue` would start on the GPU's stream; return what starts the graph."""
 
 
 class CudaEngine(Engine):
@@ -139,18 +143,19 @@ class CudaEngine(Engine):
 
     def _possible_graphs(self) -> tuple[str, ...]:
         """Without aligned windows the network can only read a buffer."""
-        return GRAPHS if self._ring.is_aligned(ALIGNMENT_BYTES) else ("fixed",)
+        return ("window", "fixed") if self._ring.is_aligned(ALIGNMENT_BYTES) else ("fixed",)
 
-    def _capture(self, kind: str) -> "_WindowGraphs | _FixedGraph":
-        if kind not in self._possible_graphs():
+    def _capture(self, kind: str) -> "_Starter":
+        made: dict[str, type[_WindowGraphs | _FixedGraph | _NoGraph]]
+        made = {"window": _WindowGraphs, "fixed": _FixedGraph, "none": _NoGraph}
+        if kind not in made or (kind == "window" and kind not in self._possible_graphs()):
             raise EngineError(
-                f"graphs {kind!r} cannot be used; allowed are {', '.join(self._possible_graphs())} for frames of "
-                f"{self._ring.frame_bytes} bytes"
+                f"graphs {kind!r} cannot be used; allowed are {', '.join((*self._possible_graphs(), 'none'))} for "
+                f"frames of {self._ring.frame_bytes} bytes"
             )
-        made = _WindowGraphs if kind == "window" else _FixedGraph
-        return made(self._gpu, self._program, self._input, self._ring)
+        return made[kind](self._gpu, self._program, self._input, self._ring)
 
-    def _measure_ms(self, graphs: "_WindowGraphs | _FixedGraph") -> float:
+    def _measure_ms(self, graphs: "_Starter") -> float:
         started, done = self._gpu.event(), self._gpu.event()
         times_ms = []
         for turn in range(_NUM_WARM + _NUM_TIMED):
@@ -175,19 +180,25 @@ class _Place:
         self.started, self.computed, self.read = gpu.event(), gpu.event(), gpu.event()
 
 
+class _Starter(Protocol):
+    name: str
+
+    def start(self, start_slot: int) -> None:
+        """Start the network on the window that begins at this slot."""
+
+
 class _WindowGraphs:
     """A graph for each place where a window can start."""
 
     name = "window"
 
     def __init__(self, gpu: Gpu, program: Program, input_name: str, ring: DeviceRing) -> None:
-        self._gpu = gpu
         self._captured = [
             _captured(gpu, program, input_name, ring.window_address(slot)) for slot in range(ring.num_frames)
         ]
 
     def start(self, start_slot: int) -> None:
-        self._gpu.launch(self._captured[start_slot])
+        self._captured[start_slot]()
 
 
 class _FixedGraph:
@@ -199,19 +210,36 @@ class _FixedGraph:
         self._gpu = gpu
         self._ring = ring
         self._buffer = gpu.allocate(ring.clip_bytes)
-        self._graph = _captured(gpu, program, input_name, self._buffer)
+        self._start = _captured(gpu, program, input_name, self._buffer)
 
     def start(self, start_slot: int) -> None:
         self._gpu.copy(self._buffer, self._ring.window_address(start_slot), self._ring.clip_bytes)
-        self._gpu.launch(self._graph)
+        self._start()
 
 
-def _captured(gpu: Gpu, program: Program, input_name: str, address: int) -> object:
+class _NoGraph:
+    """The network as it is, on the buffer."""
+
+    name = "none"
+
+    def __init__(self, gpu: Gpu, program: Program, input_name: str, ring: DeviceRing) -> None:
+        self._gpu = gpu
+        self._program = program
+        self._ring = ring
+        self._buffer = gpu.allocate(ring.clip_bytes)
+        program.bind(input_name, self._buffer)
+
+    def start(self, start_slot: int) -> None:
+        self._gpu.copy(self._buffer, self._ring.window_address(start_slot), self._ring.clip_bytes)
+        self._program.enqueue(self._gpu.stream)
+
+
+def _captured(gpu: Gpu, program: Program, input_name: str, address: int) -> Callable[[], None]:
     """Capture the network on an input; it runs once before, as it may set itself up then, which no graph can hold."""
     program.bind(input_name, address)
     program.enqueue(gpu.stream)
     gpu.wait()
-    return gpu.capture(lambda: program.enqueue(gpu.stream))
+    return program.capture(gpu)
 
 
 def _check_shapes(spec: EngineSpec, program: Program) -> str:

@@ -99,8 +99,8 @@ class LayerCounts:
         Source: the form that TensorRT 8.2 to 11 print with ProfilingVerbosity.DETAILED; a tensor's type is called
         "Half", "FP16" or "... FP16 format" under a key that begins with "Format" or "Datatype".
         """
-        layers = [layer for layer in json.loads(inspected_json).get("Layers", []) if isinstance(layer, dict)]
-        types = [_types(layer) for layer in layers]
+        layers = json.loads(inspected_json).get("Layers", [])
+        types = [_types(layer) for layer in layers if isinstance(layer, Mapping)]
         return cls(
             num_layers=len(layers),
             num_half=sum(any(_is_half(text) for text in each) for each in types),

@@ -1,10 +1,12 @@
 """A TensorRT plan, loaded: its tensors, its context, and one way to start it. Every call's answer is checked."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tensorrt as trt
 
+from engines.cuda import Gpu
 from engines.errors import EngineError
 from engines.plan_options import LayerCounts
 from engines.tensorrt_words import WORDS
@@ -52,12 +54,17 @@ class Plan:
         WORDS.require(done, f"bind {name!r} of {self._path}")
 
     def enqueue(self, stream: int) -> None:
-        """Start the network on a stream, or record it where the stream is being captured.
+        """Start the network on a stream.
 
         Raises:
             EngineError: A tensor is not bound, or the device fails.
         """
         WORDS.require(self._context.execute_async_v3(stream), f"run {self._path}")
+
+    def capture(self, gpu: Gpu) -> Callable[[], None]:
+        """Record the network as a CUDA graph; return what starts it."""
+        graph = gpu.capture(lambda: self.enqueue(gpu.stream))
+        return lambda: gpu.launch(graph)
 
     def layer_counts(self) -> LayerCounts:
         """Return how many layers the engine inspector shows in which type."""

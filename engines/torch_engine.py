@@ -1,4 +1,4 @@
-"""The `torch` backend: PyTorch in FP32 on the CPU, the reference that others are compared with."""
+"""The `torch` backend: PyTorch in FP32 on the CPU, the reference that others are compared with; or on a GPU."""
 
 import importlib.util
 import sys
@@ -6,20 +6,26 @@ import warnings
 from typing import Any
 
 from engines.bundle import Bundle
-from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
+from engines.engine import Engine, EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, EngineError
 
 
-def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "TorchEngine":  # noqa: B008  frozen
-    """Load the bundle's exported PyTorch program on the CPU.
+def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> Engine:  # noqa: B008  frozen
+    """Load the bundle's exported PyTorch program, on the CPU by default.
 
     Raises:
-        BackendError: torch is not installed, or another device than "cpu" is asked for.
+        BackendError: torch is not installed, or has not this device or precision.
         BundleError: The bundle has no exported program.
         EngineError: torch cannot load it.
     """
+    if options.device is not None and options.device.startswith("cuda"):
+        from engines import torch_cuda
+
+        return torch_cuda.create(bundle, options)
     if options.device not in (None, "cpu"):
-        raise BackendError(f"backend torch runs on device cpu; got {options.device!r}; leave --device out")
+        raise BackendError(f"backend torch runs on devices cpu, cuda, cuda:1, ...; got {options.device!r}")
+    if options.precision not in (None, "fp32"):
+        raise BackendError(f"backend torch runs on the CPU in fp32; got {options.precision}; --device cuda has others")
     return TorchEngine(bundle)
 
 

@@ -44,6 +44,10 @@ class MeanProgram:
         bound = {name: self._array(name, shape) for name, shape in (self.inputs | self.outputs).items()}
         self._fake.kernel(lambda: self._compute(**bound))
 
+    def capture(self, gpu):
+        graph = gpu.capture(lambda: self.enqueue(gpu.stream))
+        return lambda: gpu.launch(graph)
+
     def _array(self, name, shape):
         raw = (ctypes.c_float * int(np.prod(shape))).from_address(self._addresses[name])
         return np.ctypeslib.as_array(raw).reshape(shape)
@@ -168,7 +172,7 @@ def test_network_is_enqueued_for_capture_alone(fake):
 def test_warmup_keeps_the_kind_of_graphs_that_is_faster_and_empties_the_ring(fake):
     engine = make_engine(fake)
     engine.warmup()
-    assert set(engine.graph_ms) == set(GRAPHS)
+    assert set(engine.graph_ms) == {"window", "fixed"}
     assert engine.graphs == min(engine.graph_ms, key=engine.graph_ms.get)
     with pytest.raises(EngineError, match="a window needs 5 frames"):
         engine.infer()
@@ -176,7 +180,7 @@ def test_warmup_keeps_the_kind_of_graphs_that_is_faster_and_empties_the_ring(fak
     assert_output(engine.run_clip(clip), clip)
 
 
-@pytest.mark.parametrize("slow", GRAPHS)
+@pytest.mark.parametrize("slow", ["window", "fixed"])
 def test_warmup_measures_each_kind_on_the_device(fake, monkeypatch, slow):
     copy, launch = Gpu.copy, Gpu.launch
     costs = {"fixed": 0.0, "window": 0.0} | {slow: 5.0}
@@ -219,7 +223,9 @@ def test_windows_that_are_not_aligned_go_through_the_buffer(fake):
     assert engine.graphs == "fixed"
     clip = random_frames(NUM_FRAMES, UNALIGNED_TCHW)
     assert_output(engine.run_clip(clip), clip)
-    with pytest.raises(EngineError, match="graphs 'window' cannot be used; allowed are fixed for frames of 240 bytes"):
+    with pytest.raises(
+        EngineError, match="graphs 'window' cannot be used; allowed are fixed, none for frames of 240 bytes"
+    ):
         make_engine(fake, "window", UNALIGNED_TCHW)
 
 

@@ -30,9 +30,9 @@ INTERFACE_EXCEPTIONS = {"edge/errors.py": "engines.errors"}
 OWNERS = {
     "openvino": ["engines/openvino_engine.py", "engines/openvino_build.py"],
     "nncf": ["engines/openvino_build.py"],
-    "torch": ["engines/torch_engine.py", "engines/torch_cuda.py", "engines/torch_tensorrt_build.py"],
-    "tensorrt": ["engines/tensorrt_*.py"],
-    "torch_tensorrt": ["engines/torch_cuda.py", "engines/torch_tensorrt_build.py"],
+    "torch": ["engines/torch_engine.py", "engines/torch_cuda.py"],
+    "tensorrt": ["engines/tensorrt_*.py", "engines/torch_cuda.py", "engines/torch_tensorrt_build.py"],
+    "torch_tensorrt": ["engines/torch_cuda.py"],
     "cuda": ["engines/cuda.py"],
     "onnxruntime": ["engines/onnxruntime_engine.py", "engines/half.py"],
     "onnx": ["engines/half.py", "engines/half_graph.py"],

@@ -81,9 +81,14 @@ def test_close_twice_is_fine(bundle):
     engine.close()
 
 
-def test_another_device_is_refused_with_the_cure(bundle):
-    with pytest.raises(BackendError, match="runs on device cpu; got 'cuda'; leave --device out"):
-        load_engine(bundle, "torch", "cuda")
+def test_another_device_is_refused_with_the_allowed(bundle):
+    with pytest.raises(BackendError, match=r"runs on devices cpu, cuda, cuda:1, \.\.\.; got 'xpu'"):
+        load_engine(bundle, "torch", "xpu")
+
+
+def test_another_precision_on_the_cpu_is_refused_with_the_cure(bundle):
+    with pytest.raises(BackendError, match="on the CPU in fp32; got fp16; --device cuda has others"):
+        load_engine(bundle, "torch", precision="fp16")
 
 
 def test_missing_torch_is_refused_with_the_cure(bundle, monkeypatch):

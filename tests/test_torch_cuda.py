@@ -1,0 +1,170 @@
+"""The torch backend for GPUs: the lowering to FP16 and BF16, checked on the CPU; on a real GPU all that it is for."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from fake_cuda import Error, FakeCuda
+from small_bundle import random_clips, small_bundle, small_model
+
+from engines import cuda, torch_cuda, torch_tensorrt_build
+from engines.build import BuildOptions, build_engine
+from engines.bundle import load_bundle
+from engines.engine import EngineOptions
+from engines.errors import BackendError, BundleError, EngineError
+from engines.load import load_engine
+from trainer.export import WithHeatmap
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory)
+
+
+@pytest.fixture
+def program(bundle):
+    return torch.export.load(bundle.path / "model.pt2")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "allowed"), [("fp16", torch.half, 5e-3), ("bf16", torch.bfloat16, 4e-2)]
+)
+def test_lowered_program_equals_the_network_on_clips_that_are_not_the_reference(program, precision, dtype, allowed):
+    clips = random_clips(4, seed=31)
+    clips[1], clips[2] = 1.0, clips[0, ::-1]
+    lowered = torch_cuda.lower(torch, program, "cpu", precision)
+    with torch.inference_mode():
+        probabilities, heatmaps = WithHeatmap(small_model())(torch.from_numpy(clips))
+        got = [lowered(torch.from_numpy(clip[np.newaxis])) for clip in clips]
+    tensors = [*lowered.parameters(), *lowered.buffers()]
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {dtype}
+    assert {tensor.dtype for pair in got for tensor in pair} == {torch.float32}
+    torch.testing.assert_close(torch.cat([pair[0] for pair in got]), probabilities, atol=allowed, rtol=0)
+    peak = heatmaps.max().item()
+    torch.testing.assert_close(torch.cat([pair[1] for pair in got]), heatmaps, atol=2 * allowed * peak, rtol=0)
+
+
+def test_lowered_convolutions_lie_channels_last(program):
+    lowered = torch_cuda.lower(torch, program, "cpu", "fp16")
+    weights = [tensor for tensor in lowered.parameters() if tensor.dim() == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_program_for_torch_tensorrt_is_fp16_through_and_through_with_fp32_ends(program):
+    clip = torch.from_numpy(random_clips(1, seed=1))
+    lowered = torch_tensorrt_build.half_program(torch, program, clip, "fp16")
+    types = {
+        node.meta["val"].dtype
+        for node in lowered.graph.nodes
+        if any(word in str(node.target) for word in ("conv", "matmul"))
+    }
+    assert types == {torch.float16}
+    with torch.inference_mode():
+        probabilities, heatmap = lowered.module()(clip)
+        wanted, _ = WithHeatmap(small_model())(clip)
+    assert (probabilities.dtype, heatmap.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(probabilities, wanted, atol=5e-3, rtol=0)
+
+
+def test_program_that_stays_fp32_is_refused_before_it_is_compiled(program, monkeypatch):
+    monkeypatch.setattr(torch_tensorrt_build, "lower", lambda torch, program, device, precision: program.module())
+    clip = torch.from_numpy(random_clips(1, seed=1))
+    with pytest.raises(EngineError, match=r"\d+ layers of the program stay in FP32 \(conv2d, "):
+        torch_tensorrt_build.half_program(torch, program, clip, "fp16")
+
+
+def test_missing_gpu_is_refused_with_the_reason(bundle, fake):
+    fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(BackendError, match=r"cannot run on cuda: .*there is no NVIDIA driver"):
+        load_engine(bundle, "torch", "cuda")
+
+
+def test_precision_that_a_gpu_does_not_run_is_refused_with_the_allowed(bundle):
+    with pytest.raises(BackendError, match="on a GPU in fp16 or bf16; got int8"):
+        load_engine(bundle, "torch", "cuda", "int8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this torch has CUDA")
+def test_torch_without_cuda_is_refused_with_the_cure(bundle, fake):
+    with pytest.raises(BackendError, match=r"torch .* cannot use CUDA: install a build that fits the driver"):
+        load_engine(bundle, "torch", "cuda:0")
+
+
+def test_missing_torch_tensorrt_is_refused_with_the_pair(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
+    with pytest.raises(BackendError, match=r"install the pair with `pip install torch-tensorrt==2\.13\.0`"):
+        torch_cuda.import_torch_tensorrt()
+
+
+# on a real GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", ["window", "fixed", "none"])
+@pytest.mark.parametrize(("precision", "allowed"), [("fp16", 1e-2), ("bf16", 4e-2)])
+def test_stream_on_a_real_gpu_equals_the_cpu(bundle, precision, allowed, graphs):
+    reference = load_engine(bundle, "torch")
+    engine = torch_cuda.create(bundle, EngineOptions(device="cuda", precision=precision))
+    engine._graphs = engine._capture(graphs)
+    frames = random_clips(3, seed=8).reshape(-1, *bundle.clip_tchw[1:])
+    try:
+        for index, frame in enumerate(frames):
+            engine.push(frame)
+            reference.push(frame)
+            if index < bundle.num_frames - 1:
+                continue
+            wanted, got = reference.infer(), engine.infer()
+            np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=allowed)
+            np.testing.assert_allclose(got.heatmap, wanted.heatmap, atol=2 * allowed * wanted.heatmap.max())
+    finally:
+        engine.close()
+        reference.close()
+
+
+@pytest.mark.gpu
+def test_warmup_on_a_real_gpu_measures_both_kinds_of_graphs(bundle):
+    engine = load_engine(bundle, "torch", "cuda")
+    try:
+        assert set(engine.graph_ms) == {"window", "fixed"}
+        assert min(engine.graph_ms.values()) > 0
+    finally:
+        engine.close()
+
+
+@pytest.mark.gpu
+def test_memory_that_a_real_gpu_does_not_have_is_told():
+    gpu = cuda.Gpu(0)
+    try:
+        with pytest.raises(cuda.CudaError, match="memory is full"):
+            gpu.allocate(2 * cuda.describe_gpu(0).memory_bytes)
+    finally:
+        gpu.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+def test_torch_tensorrt_program_on_a_real_gpu_passes_the_gate(bundle, tmp_path):
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    copy = load_bundle(tmp_path / "bundle")
+    built, file, result = build_engine(copy, "torch-tensorrt", "fp16", BuildOptions(), lambda what, share: None)
+    assert result.is_within
+    assert file.kind == "torch-tensorrt"
+    load_engine(built, "torch", "cuda").close()
+
+
+def test_bundle_without_a_program_is_refused(trivial_bundle, fake, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(BundleError, match="has no fp32 torch-export file"):
+        torch_cuda.create(load_bundle(trivial_bundle), EngineOptions(device="cuda"))
