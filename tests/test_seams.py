@@ -38,9 +38,16 @@ OWNERS = {
     "onnx": ["engines/half.py", "engines/half_graph.py"],
     "matplotlib": [],
     "lightning": [],
-    "pynetdicom": ["edge/sources/dicom_scp.py", "edge/sources/dicom_server.py", "edge/sources/dicom_guard.py"],
+    "pynetdicom": [
+        "edge/sources/dicom_scp.py",
+        "edge/sources/dicom_server.py",
+        "edge/sources/dicom_guard.py",
+        "edge/report/pacs.py",
+    ],
     "pyigtl": ["edge/sources/openigtlink.py"],
-    "pydicom": ["edge/sources/dicom_*.py", "edge/sources/table.py"],
+    "pydicom": ["edge/sources/dicom_*.py", "edge/sources/table.py", "edge/report/*.py"],
+    "highdicom": ["edge/report/dicom_*.py"],
+    "aiohttp": ["edge/display/*.py"],
 }
 """Who in `edge` and `engines` may import a heavy or optional library."""
 
@@ -56,6 +63,8 @@ LAZY = (
     "pydicom",
     "pynetdicom",
     "av",
+    "aiohttp",
+    "highdicom",
 )
 """What `import edge.cli, edge.daemon` must not load."""
 
