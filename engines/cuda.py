@@ -15,6 +15,8 @@ from engines.errors import BackendError, EngineError
 
 INSTALL = "pip install cuda-bindings"
 
+NO_DRIVER = "there is no NVIDIA driver, or it is too old for cuda-python: update it"
+
 ALIGNMENT_BYTES = 256
 """What cudaMalloc gives, and what TensorRT asks of an address."""
 
@@ -29,7 +31,7 @@ class CudaError(EngineError):
 
 _CURES = {
     "cudaErrorMemoryAllocation": "; the GPU's memory is full: end what else runs on it, or take another --device",
-    "cudaErrorInsufficientDriver": "; there is no NVIDIA driver, or it is too old for this CUDA: update it",
+    "cudaErrorInsufficientDriver": "; there is no NVIDIA driver, or it is too old: update it",
     "cudaErrorNoDevice": "; this machine has no CUDA device: take another --backend",
     "cudaErrorDevicesUnavailable": "; the device is gone or taken: look at `nvidia-smi`, then start again",
 }
@@ -58,7 +60,7 @@ def probe() -> str | None:
     try:
         return None if _call("cudaGetDeviceCount") else "this machine has no CUDA device"
     except CudaError as exc:
-        return str(exc)
+        return NO_DRIVER if exc.name == "cudaErrorInsufficientDriver" else str(exc)
 
 
 def device_index(device: str | None) -> int:

@@ -92,6 +92,15 @@ class CudaEngine(Engine):
         """Which kind of graphs is in use."""
         return self._graphs.name
 
+    def use_graphs(self, kind: str) -> None:
+        """Have windows reach the network in this way, one of `GRAPHS`, from now on.
+
+        Raises:
+            EngineError: There is no such way, or the windows are not aligned for it.
+        """
+        self._graphs = self._capture(kind)
+        self._is_chosen = True
+
     def push(self, frame_chw: Float32Array) -> None:
         self._gpu.select()
         staged, event = self._staged[self._num_pushed % NUM_STAGED]

@@ -16,6 +16,7 @@ from engines.device_ring import DeviceRing
 from engines.engine import EngineSpec
 from engines.errors import BackendError, EngineError
 from engines.ring import MirroredRing
+from tools.gpu_graphs import measure
 
 NUM_FRAMES = 5
 CLIP_TCHW = (NUM_FRAMES, 1, 8, 16)  # 512 bytes a frame: every window is aligned
@@ -330,3 +331,12 @@ def test_device_ring_has_the_slots_of_the_ring_in_host_memory(num_pushed):
     first, mirror = device.next_addresses
     assert device.address <= first < mirror < device.address + device.num_bytes
     assert mirror - first == NUM_FRAMES * 512
+
+
+def test_graphs_are_measured_side_by_side_on_the_same_frames(fake):
+    engine = make_engine(fake)
+    fake.kernel_ms = 3.0
+    results = measure(engine, random_frames(NUM_FRAMES), GRAPHS, num_windows=7)
+    assert [result["graphs"] for result in results] == list(GRAPHS)
+    assert [result["device_ms"]["p50"] for result in results] == [3.0] * 3
+    assert all(result["total_ms"]["max"] >= result["total_ms"]["p50"] > 0 for result in results)

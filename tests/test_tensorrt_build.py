@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from hardware import missing
 from onnx import TensorProto, helper, numpy_helper
-from small_bundle import small_bundle
+from small_bundle import NUM_FRAMES, export_small_bundle, randomised, small_bundle
 
 from engines.errors import EngineError
 from engines.plan_options import LayerCounts, PlanOptions
+from trainer.models.tin import TIN
 
 # its timing cache is there, and does nothing
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
@@ -167,3 +169,14 @@ def test_options_reach_the_builder(tensorrt_build, monkeypatch, half_path, tmp_p
         half_path, tmp_path / "x", PlanOptions(workspace_mb=64), tmp_path / "c", lambda what, share: None
     )
     assert seen == {"workspace": 64 << 20, "verbosity": "DETAILED"}
+
+
+@pytest.mark.slow
+def test_half_file_of_a_full_width_tin_r50_is_parsed_and_built_by_nvidias_own(compile_plan, tmp_path):
+    model = randomised(TIN(50, num_frames=NUM_FRAMES), seed=0)
+    with torch.no_grad():
+        model.fc.weight.abs_()  # evidence that cancels out would be little but rounding error
+    bundle = export_small_bundle(model, tmp_path / "bundle")
+    half_path = bundle.path / bundle.file("onnx", "fp16").name
+    assert half_path.stat().st_size < 0.55 * (bundle.path / "model.onnx").stat().st_size
+    assert len(compile_plan(half_path)) > 0.9 * half_path.stat().st_size

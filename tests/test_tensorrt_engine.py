@@ -146,7 +146,7 @@ def test_plan_on_a_stream_equals_the_reference_backend_on_a_real_gpu(built, grap
     bundle, file = built
     reference = load_engine(bundle, "openvino")
     engine = load_engine(bundle, "tensorrt")
-    engine._graphs = engine._capture(graphs)
+    engine.use_graphs(graphs)
     try:
         for clip in random_clips(4, seed=99):
             wanted = reference.run_clip(clip)

@@ -117,7 +117,7 @@ def test_missing_torch_tensorrt_is_refused_with_the_pair(monkeypatch):
 def test_stream_on_a_real_gpu_equals_the_cpu(bundle, precision, allowed, graphs):
     reference = load_engine(bundle, "torch")
     engine = torch_cuda.create(bundle, EngineOptions(device="cuda", precision=precision))
-    engine._graphs = engine._capture(graphs)
+    engine.use_graphs(graphs)
     frames = random_clips(3, seed=8).reshape(-1, *bundle.clip_tchw[1:])
     try:
         for index, frame in enumerate(frames):
