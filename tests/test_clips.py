@@ -142,11 +142,11 @@ def test_clip_content_changed_in_place_is_decoded_anew(tmp_path: Path) -> None:
 
 def test_clip_of_a_folder_with_an_image_changed_is_decoded_anew(tmp_path: Path) -> None:
     video = Video("images", write_images(tmp_path / "images", [(96, 80)] * 6), 0, "p")
-    before = np.array(_store(tmp_path).get(video).frames)
-    Image.fromarray(noise(1, 80, 96)[0]).save(tmp_path / "images" / "frame_3.png")
-    after = np.array(_store(tmp_path).get(video).frames)
-    assert before.shape == after.shape
-    assert not np.array_equal(before[3], after[3])
+    _store(tmp_path).get(video)
+    Image.fromarray(np.zeros((80, 96), np.uint8)).save(tmp_path / "images" / "frame_3.png")
+    store = _store(tmp_path)
+    store.get(video)
+    assert len(_entries(store)) == 2
 
 
 def test_clip_decoded_by_other_software_is_decoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
