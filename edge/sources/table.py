@@ -11,11 +11,13 @@ from edge.errors import ConfigError, SourceError
 from edge.sources.base import RecordedSource, Source
 from edge.sources.kinds import is_dicom, is_image, is_recording, is_video
 from edge.sources.looped import LoopedSource
+from edge.sources.network_address import is_network, parse_network
 from edge.sources.options import SourceOptions
 
 ALLOWED = (
     "demo, phantom:SEED, /dev/video0, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
-    "an image or a folder of images, dicom://HOST:PORT?aet=NAME"
+    "an image or a folder of images, dicom://HOST:PORT?aet=NAME, rtsp:// udp:// rtp:// http:// (and other network "
+    "video), an .sdp file"
 )
 
 _DEMO_REGION = (42, 15, 256, 192)
@@ -53,6 +55,8 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
         return _open_phantom(rest)
     if scheme == "dicom":
         return _open_dicom_listener(uri, options)
+    if is_network(uri):
+        return _open_network(uri)
     if scheme == "watch":
         return _open_watched_folder(Path(rest), options)
     if uri.startswith("/dev/"):
@@ -93,6 +97,12 @@ def _open_dicom_listener(uri: str, options: SourceOptions) -> Source:
     from edge.sources.dicom_listener import DicomListener
 
     return DicomListener(parse_address(uri), options)
+
+
+def _open_network(uri: str) -> Source:
+    from edge.sources.network import NetworkVideo
+
+    return NetworkVideo(parse_network(uri))
 
 
 def _open_watched_folder(folder: Path, options: SourceOptions) -> Source:

@@ -29,7 +29,7 @@ class VideoFile(StoredSource):
         # The prefix keeps FFmpeg from taking "12:30.mp4" for a network protocol.
         self._url = f"file:{path.absolute()}"
         with open_video(self._url, path.name) as container:
-            stream = _video_stream(container, path.name)
+            stream = video_stream(container, path.name)
             info = SourceInfo(
                 name=path.name,
                 frame_interval_ms=_nominal_interval_ms(stream),
@@ -60,7 +60,7 @@ def open_video(file: str | BinaryIO, name: str) -> av.container.InputContainer:
 
 def decode_video(container: av.container.InputContainer, damage: Damage, name: str) -> Iterator[Picture]:
     """Yield the pixels and time of each frame that is whole, in the order of display."""
-    stream = _video_stream(container, name)
+    stream = video_stream(container, name)
     # With more threads, what FFmpeg makes of a damaged frame depends on which of them is ahead; one is fast enough.
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -194,7 +194,12 @@ def _matroska_duration_s(stream: av.VideoStream) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
+def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
+    """Return the best video stream.
+
+    Raises:
+        SourceError: There is none that can be decoded.
+    """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
         raise SourceError(f"{name!r} holds no video stream; give another file")
