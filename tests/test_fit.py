@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_training import SETTINGS, fit_options, is_equal, run_command, trained_state
+from small_training import SETTINGS, fit_command, fit_options, is_equal, run_command, trained_state
 
 from edge.errors import ConfigError
 from engines import PreprocessSpec
@@ -303,9 +303,8 @@ def test_validation_metrics_of_three_classes_count_the_last_as_positive() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_train_together_and_twice_the_same(phantom_manifest: Path, tmp_path: Path) -> None:
-    from small_training import fit_command
-
     runs = []
     for name in ("first", "second"):
         done = run_command(fit_command(phantom_manifest, tmp_path / name, "batch_size=2", more=["--devices", "2"]))

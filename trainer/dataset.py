@@ -4,6 +4,7 @@ What a training clip looks like depends on the seed, the epoch, the video and th
 it, nor on what was drawn before. So any number of workers, and a training that was killed and goes on, sees the same.
 """
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -139,3 +140,5 @@ class Clips(pl.LightningDataModule):
 
 def _start_worker(index: int) -> None:
     cv2.setNumThreads(0)  # the workers share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the training to end them
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler came along with the fork

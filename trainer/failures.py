@@ -26,12 +26,14 @@ def explained(run_folder: Path, recipe: Recipe) -> Iterator[None]:
     """Turn what stops a training into a `TrainingError` that also says what was kept.
 
     Raises:
-        TrainingError: Out of memory, a lost worker, a loss that is no number, a disk that cannot be written.
+        TrainingError: Out of memory, a lost worker, a loss that is no number, a disk that cannot be written, Ctrl-C.
     """
     try:
         yield
     except TrainingError as exc:
         raise TrainingError(f"{exc}; {_kept(run_folder)}") from exc
+    except (KeyboardInterrupt, SystemExit) as exc:  # Lightning leaves by the latter on Ctrl-C and SIGTERM
+        raise TrainingError(f"training was stopped; {_kept(run_folder)}") from exc
     except OSError as exc:
         raise TrainingError(f"{unwritable(Path(exc.filename or run_folder), exc)}; {_kept(run_folder)}") from exc
     except (RuntimeError, MemoryError) as exc:
@@ -49,6 +51,8 @@ def why_stopped(exc: RuntimeError | MemoryError, recipe: Recipe) -> str | None:
             f"out of memory with batches of {recipe.batch_size} clips of {clip}; begin anew with a lower "
             "--set batch_size, crop or width, or with --precision bf16-mixed"
         )
+    if "killed by signal: Terminated" in text:
+        return "training was stopped"
     if any(part in text for part in _LOST_WORKER):
         return "a process that loads clips was killed, mostly for want of memory; free some, or use a machine with more"
     return None
