@@ -11,6 +11,7 @@ import cv2
 
 from edge.errors import ConfigError
 from edge.frame import Frame, StoredObject, UInt8Image
+from edge.heartbeat import Heart
 from edge.image_state import ImageThresholds, ImageWatch
 from edge.inference import ClipFrame, ClipQueue
 from edge.meters import Meters
@@ -86,6 +87,7 @@ class CaptureLoop:
         on_frame: OnFrame,
         on_interruption: OnInterruption = lambda *_: 0,
         on_roi_frame: Callable[[Frame, Rect], None] | None = None,
+        heart: Heart | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -95,6 +97,8 @@ class CaptureLoop:
         self._on_frame = on_frame
         self._on_interruption = on_interruption
         self._on_roi_frame = on_roi_frame
+        self._heart = heart or Heart("capture")
+        self._request: str | None = None
         self._epoch = 0
         self._num_frames = 0
         self._is_cut_short = False
@@ -120,13 +124,25 @@ class CaptureLoop:
             ConfigError: The user's ROI is not inside the image.
         """
         self._held.clear()
+        self._heart.beat()
         with contextlib.closing(self._paced()) as items:
             for item in items:
+                self._heart.beat()
+                self._heed_request()
                 if not self._is_over():
                     self._take(item)
                 if self._is_over():
                     return
         self._release()
+
+    def ask_interruption(self, reason: str) -> None:
+        """Let the next frame start a new clip: for another thread, whose part of the work was lost."""
+        self._request = reason
+
+    def _heed_request(self) -> None:
+        reason, self._request = self._request, None
+        if reason is not None:
+            self.interrupt(State.FAULT, reason)
 
     def interrupt(self, state: State, reason: str, *, is_end: bool = False) -> None:
         """End all windows so far, and tell a state; once, however often it is said."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EngineError
+from edge.heartbeat import Heart
 from edge.meters import Meters
 from edge.prediction import Latency, Prediction, State
 from edge.sources.base import Rect
@@ -154,6 +155,8 @@ class InferenceLoop:
         is_lossless: bool,
         on_prediction: Callable[[Prediction], None],
         states: StreamState,
+        heart: Heart | None = None,
+        first_epoch: int = 0,
     ) -> None:
         self._engine = engine
         self._queue = queue
@@ -163,6 +166,8 @@ class InferenceLoop:
         self._in_flight: collections.deque[_Submitted] = collections.deque()
         self._on_prediction = on_prediction
         self._states = states
+        self._heart = heart or Heart("inference")
+        self._first_epoch = first_epoch
         self._num_skipped = 0
 
     def run(self, max_windows: int | None = None) -> int:
@@ -179,7 +184,7 @@ class InferenceLoop:
         return num_told
 
     def _predictions(self) -> Iterator[tuple[int, Prediction]]:
-        while (taken := self._queue.take()) is not None:
+        while (taken := self._take()) is not None:
             frames, num_lost = taken
             self._skip(num_lost)
             frames = self._without_old(frames)
@@ -189,6 +194,7 @@ class InferenceLoop:
                     yield from self._finish(0)
                     self._engine.reset()
                     self._states.tell(frame.epoch, State.WARMUP, frame.reset_reason)
+                self._heart.beat()
                 t_start_ns = time.monotonic_ns()
                 self._engine.push(frame.frame_chw)
                 if frame.window is None:
@@ -201,9 +207,15 @@ class InferenceLoop:
             if self._queue.is_empty:  # nothing is held back while the next frame is waited for
                 yield from self._finish(0)
 
+    def _take(self) -> tuple[list[ClipFrame], int] | None:
+        self._heart.rest()
+        taken = self._queue.take()
+        self._heart.beat()
+        return taken
+
     def _without_old(self, frames: list[ClipFrame]) -> list[ClipFrame]:
         """Leave out frames from before an interruption: nobody would be told their windows."""
-        epoch = self._states.epoch
+        epoch = max(self._states.epoch, self._first_epoch)
         self._skip(sum(frame.window is not None for frame in frames if frame.epoch != epoch))
         return [frame for frame in frames if frame.epoch == epoch]
 

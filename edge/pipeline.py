@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from edge import wire
 from edge.capture import CaptureLoop, CaptureSettings
 from edge.config import Config
-from edge.errors import EdgeError, SourceLost
+from edge.errors import EdgeError, EngineError, SourceError, SourceLost
 from edge.frame import Frame
+from edge.heartbeat import Heart, RestartBudget, stuck_heart
 from edge.inference import ClipQueue, InferenceLoop
 from edge.meters import Meters
 from edge.prediction import Prediction, State
@@ -27,6 +28,7 @@ from edge.roi import parse_masks, parse_roi
 from edge.sources.base import Rect, Source
 from edge.status import StatusReport
 from edge.stream_state import StreamState
+from edge.systemd import Notifier
 from engines import Bundle, Engine, load_engine
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _JOIN_S = 1.0
+_CAPTURE_LIMIT_S, _INFERENCE_LIMIT_S, _PUBLISH_LIMIT_S = 10.0, 30.0, 10.0
+"""How long a stage may work without a sign of life: sources give one every second, the publisher too."""
+_MAX_RESTARTS, _RESTART_SPAN_S = 3, 600.0
+_ERRORS: dict[str, type[EdgeError]] = {"capture": SourceError, "inference": EngineError}
+"""By the stage that is stuck or dies again and again."""
 _SOURCE_ENDED = "the source ended"
 
 
@@ -77,6 +84,14 @@ class Pipeline:
         self._states = StreamState(publisher.set_state)
         path = Path(config.status_file) if config.status_file else None
         self._status = StatusReport(config.stream, source.info.public_name, meters, path)
+        is_watched = source.info.is_live and not self._is_lossless  # a recording may rest for as long as it likes
+        self._capture_heart = Heart("capture", _CAPTURE_LIMIT_S if is_watched else math.inf)
+        self._inference_heart = Heart("inference", _INFERENCE_LIMIT_S)
+        self._publish_heart = Heart("publish", _PUBLISH_LIMIT_S)
+        self._hearts = (self._capture_heart, self._inference_heart, self._publish_heart)
+        self._budgets = {name: RestartBudget(_MAX_RESTARTS, _RESTART_SPAN_S) for name in ("capture", "inference")}
+        self._capture: CaptureLoop | None = None
+        self._notifier = Notifier()
 
     def run(self) -> None:
         """Play the stream to its end, or until `stop`.
@@ -90,7 +105,7 @@ class Pipeline:
         ]
         if self._recorder is not None:
             self._publisher.on_sent = self._recorder.add_message
-        self._publisher.start(self._status.header, self._guard)
+        self._publisher.start(self._status_header, self._guard)
         for thread in threads:
             thread.start()
         with _woken_by_signals(self._waker_fd):
@@ -124,13 +139,25 @@ class Pipeline:
             if remaining_s <= 0:
                 self._finish(f"--duration {self._config.duration:g} s is over")
                 return
-            select.select([self._wake_fd], [], [], min(remaining_s, STATUS_INTERVAL_S))
+            interval_s = min(STATUS_INTERVAL_S, self._notifier.interval_s or STATUS_INTERVAL_S)
+            select.select([self._wake_fd], [], [], min(remaining_s, interval_s))
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_fd, 4096)
             self._status.write_file()
+            self._check_hearts()
+
+    def _check_hearts(self) -> None:
+        """Tell systemd that all stages live, or end the stream: a thread that is stuck cannot be started again."""
+        heart = stuck_heart(self._hearts)
+        if heart is None:
+            self._notifier.alive(self._status.words)
+        else:
+            error = _ERRORS.get(heart.stage, EdgeError)
+            self._failure = error(f"the {heart.stage} has not moved for {heart.limit_s:g} s; start edge-infer anew")
 
     def _end(self, threads: list[threading.Thread]) -> None:
         """Wake every wait, join, and publish the last status."""
+        self._notifier.stopping()
         self._stop.set()
         self._queue.finish(discard=True)
         self._source.close()
@@ -144,7 +171,8 @@ class Pipeline:
         last_word = (State.NO_SIGNAL, self._stop_reason or _SOURCE_ENDED)
         if self._failure is not None:
             last_word = (State.FAULT, self._public(self._failure))
-        self._publisher.close(*last_word, is_patient=self._is_lossless and not self._is_hurried)
+        if not self._publish_heart.is_stuck:
+            self._publisher.close(*last_word, is_patient=self._is_lossless and not self._is_hurried)
         self._status.write_file()
         for fd in (self._wake_fd, self._waker_fd):
             os.close(fd)
@@ -167,6 +195,10 @@ class Pipeline:
             if self._failure is None and not (self._stop.is_set() and isinstance(exc, EdgeError)):
                 self._failure = exc
             self._wake()
+
+    def _status_header(self, state: State, reason: str) -> wire.Header:
+        self._publish_heart.beat()  # asked for every second
+        return self._status.header(state, reason)
 
     def _capture_thread(self) -> None:
         self._is_engine_ready.wait()
@@ -196,11 +228,15 @@ class Pipeline:
             on_frame=self._publish_frame,
             on_interruption=self._interrupt,
             on_roi_frame=self._recorder.add_frame if self._recorder else None,
+            heart=self._capture_heart,
         )
+        self._capture = loop
         try:
             self._play(loop)
         except EdgeError as exc:
             self._loss = exc  # not yet a failure: what came before it is still worth its predictions
+        finally:
+            self._capture_heart.rest()
 
     def _play(self, loop: CaptureLoop) -> None:
         """Play the source; a live one as often as it is lost and comes back."""
@@ -209,7 +245,16 @@ class Pipeline:
             self._meters.count("losses")
             loop.lose(State.FAULT if loss.is_fault else State.NO_SIGNAL, self._public(loss))
 
-        play_through_losses(loop.run, tell, self._stop, lambda: self._meters.counters["captured"])
+        def play() -> None:
+            try:
+                loop.run()
+            except EdgeError:
+                raise
+            except Exception as exc:
+                self._restart_or_raise("capture", exc)
+                raise SourceLost(f"the capture died of {type(exc).__name__}", is_fault=True) from exc
+
+        play_through_losses(play, tell, self._stop, lambda: self._meters.counters["captured"])
 
     def _interrupt(self, state: State, reason: str, is_end: bool) -> int | None:
         if (self._is_lossless or is_end) and not self._queue.drain():
@@ -220,16 +265,41 @@ class Pipeline:
         """Return an error's text for the wire: a file's name may hold a patient's."""
         return str(exc).replace(self._source.info.name, self._source.info.public_name)
 
-    def _inference_thread(self) -> None:
-        engine = load_engine(
-            self._bundle, self._config.backend, self._config.device, is_for_throughput=self._is_lossless
-        )
-        try:
-            self._run_engine(engine)
-        finally:
-            engine.close()
+    def _restart_or_raise(self, stage: str, exc: Exception) -> None:
+        """Return where a stage that died is to start again: where the stream goes on without it.
 
-    def _run_engine(self, engine: Engine) -> None:
+        Raises:
+            EdgeError: It died too often.
+            Exception: The stream does not wait for it.
+        """
+        if not self._source.info.is_live or self._stop.is_set():
+            raise exc
+        what = f"the {stage} died of {type(exc).__name__}"
+        if not self._budgets[stage].take():
+            raise _ERRORS[stage](f"{what} again and again ({exc}); see the log, and report this as a bug") from exc
+        _log.error("%s (%s) and starts again", what, exc)
+        self._meters.count("restarts")
+
+    def _inference_thread(self) -> None:
+        first_epoch = 0
+        while True:
+            engine = load_engine(
+                self._bundle, self._config.backend, self._config.device, is_for_throughput=self._is_lossless
+            )
+            try:
+                return self._run_engine(engine, first_epoch)
+            except Exception as exc:
+                if self._capture is None:
+                    raise
+                self._restart_or_raise("inference", exc)
+                # windows that the capture has begun need frames that the new engine has not seen
+                first_epoch = self._states.epoch + 1
+                self._capture.ask_interruption(f"the inference died of {type(exc).__name__}")
+            finally:
+                self._inference_heart.rest()
+                engine.close()
+
+    def _run_engine(self, engine: Engine, first_epoch: int) -> None:
         spec = self._status.engine = engine.spec
         _log.info("engine: %s on %s %s %s, parity passed", spec.name, spec.backend, spec.device, spec.precision)
         identity = wire.StreamIdentity.of(self._config.stream, self._bundle, spec)
@@ -238,6 +308,7 @@ class Pipeline:
             self._recorder.note(engine=wire.engine_header(spec))
         self._states.tell(0, State.WARMUP, f"waiting for {self._bundle.num_frames} frames")
         self._is_engine_ready.set()
+        self._notifier.ready()
         loop = InferenceLoop(
             engine,
             self._queue,
@@ -245,6 +316,8 @@ class Pipeline:
             is_lossless=self._is_lossless,
             on_prediction=publish,
             states=self._states,
+            heart=self._inference_heart,
+            first_epoch=first_epoch,
         )
         if loop.run(self._config.max_windows) == self._config.max_windows:
             self._finish(f"--max-windows {self._config.max_windows} is reached")

@@ -50,6 +50,12 @@ class StatusReport:
         }
         return self._last
 
+    @property
+    def words(self) -> str:
+        """State and reason in one line, for `systemctl status`."""
+        state, reason = self._last.get("state", "starting"), self._last.get("reason", "")
+        return f"{state}: {reason}" if reason else str(state)
+
     def write_file(self) -> None:
         """Write the last header; a disk that fails must not end the stream."""
         if self._path is None or not self._last:
