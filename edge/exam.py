@@ -1,5 +1,6 @@
 """An exam's summary, from a recording: the probability over all of it, and the pictures of its strongest windows."""
 
+import collections
 import dataclasses
 import math
 from typing import Any
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from edge.errors import SourceError
 from edge.evidence import Evidence, find_evidence
+from edge.exam_statistics import LogitMean
 from edge.frame import UInt8Image
 from edge.messages import Arrival, PredictionMessage, read_message
 from edge.prediction import State
@@ -17,10 +19,6 @@ from edge.sources.base import Rect
 
 NUM_KEYFRAMES = 4
 _MIN_DISTANCE_NS = 1_000_000_000
-_NUM_RESAMPLES = 2000
-_MIN_BLOCKS = 5
-_MAX_LOGIT = 16.0
-"""Of a probability that is 0 or 1 to the last digit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -75,29 +73,38 @@ class _Window:
     segment_place: int
 
 
-def summarise(recording: Recording, num_keyframes: int = NUM_KEYFRAMES) -> ExamSummary:
+def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: int = NUM_KEYFRAMES) -> ExamSummary:
     """Read a recording through once for its predictions and once for its pictures.
 
+    Args:
+        recording: What was recorded.
+        exam_id: Take the windows of this exam alone; None takes all.
+        num_keyframes: How many pictures at most.
+
     Raises:
-        SourceError: It holds no prediction.
+        SourceError: It holds no prediction, or none of this exam.
     """
     windows = [_Window(p, place) for place, segment in enumerate(recording.segments) for p in _predictions(segment)]
+    if exam_id is not None:
+        windows = _of_exam(windows, exam_id, recording)
     if not windows:
         raise SourceError(f"{str(recording.folder)!r} holds no prediction: nothing to report; record a longer exam")
     predictions = [window.prediction for window in windows]
     first, last = predictions[0], predictions[-1]
-    about = recording.segments[0].about
-    logits = np.array([_logit(prediction.probability) for prediction in predictions])
+    about = recording.segments[windows[0].segment_place].about
+    mean = LogitMean()
+    for prediction in predictions:
+        mean.add(prediction.probability, first_index=prediction.first_index, last_index=prediction.last_index)
     return ExamSummary(
         stream=first.stream,
         source=str(about.get("source")),
         started_wall_ns=first.t_wall_ns,
         ended_wall_ns=last.t_wall_ns,
         finding=first.classes[-1],
-        threshold=first.threshold,
-        probability=_sigmoid(float(logits.mean())),
-        interval=_interval(logits, _blocks(predictions)),
-        num_windows=len(predictions),
+        threshold=last.threshold,
+        probability=mean.probability,
+        interval=mean.interval(),
+        num_windows=mean.num_windows,
         history=tuple(((p.t_wall_ns - first.t_wall_ns) / 1e9, p.probability) for p in predictions),
         keyframes=_keyframes(recording, windows, num_keyframes),
         bundle=dict(about.get("bundle") or {}),
@@ -112,34 +119,19 @@ def _predictions(segment: Segment) -> list[PredictionMessage]:
     return [m for m in messages if isinstance(m, PredictionMessage) and m.sent_state is State.LIVE]
 
 
-def _logit(probability: float) -> float:
-    with np.errstate(divide="ignore"):
-        return float(np.clip(np.log(probability) - np.log1p(-probability), -_MAX_LOGIT, _MAX_LOGIT))
+def _of_exam(windows: list[_Window], exam_id: str, recording: Recording) -> list[_Window]:
+    found = collections.defaultdict(list)
+    for window in windows:
+        found[_exam_of(window.prediction)].append(window)
+    if exam_id not in found:
+        names = ", ".join(name for name in found if name) or "none"
+        raise SourceError(f"{str(recording.folder)!r} holds no prediction of exam {exam_id!r}; it holds {names}")
+    return found[exam_id]
 
 
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit))
-
-
-def _blocks(predictions: list[PredictionMessage]) -> npt.NDArray[np.int64]:
-    """Return for each window which stretch of one clip's length it ends in: windows of other stretches share little."""
-    length = max(1, predictions[0].last_index - predictions[0].first_index + 1)
-    return np.array([prediction.last_index // length for prediction in predictions])
-
-
-def _interval(logits: npt.NDArray[np.float64], blocks: npt.NDArray[np.int64]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean logit, as probabilities, by the block bootstrap.
-
-    Source: Künsch 1989, "The jackknife and the bootstrap for general stationary observations".
-    """
-    names, inverse, counts = np.unique(blocks, return_inverse=True, return_counts=True)
-    if len(names) < _MIN_BLOCKS:
-        return None
-    sums = np.bincount(inverse, weights=logits)
-    chosen = np.random.default_rng(0).integers(0, len(names), (_NUM_RESAMPLES, len(names)))
-    means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return _sigmoid(float(low)), _sigmoid(float(high))
+def _exam_of(prediction: PredictionMessage) -> str | None:
+    exam = prediction.header.get("exam")
+    return str(exam["id"]) if isinstance(exam, dict) and "id" in exam else None
 
 
 def _keyframes(recording: Recording, windows: list[_Window], number: int) -> tuple[ExamKeyframe, ...]:

@@ -104,7 +104,7 @@ class Pipeline:
             threading.Thread(target=self._work, args=(self._capture_thread,), name="capture"),
         ]
         if self._recorder is not None:
-            self._publisher.on_sent = self._recorder.add_message
+            self._publisher.taps.append(self._recorder.add_message)
         self._publisher.start(self._status_header, self._guard)
         for thread in threads:
             thread.start()

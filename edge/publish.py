@@ -53,7 +53,7 @@ class Publisher:
         curve_dir: Path | None = None,
         is_insecure: bool = False,
     ) -> None:
-        """Bind; `on_sent` may be set until `start`: it is given every message, in the publisher's thread.
+        """Bind; `taps` may be added until `start`: each is given every message, in the publisher's thread.
 
         Raises:
             ConfigError: The address is malformed, or not loopback without keys.
@@ -71,7 +71,7 @@ class Publisher:
         self.last_word = self._state, self._reason
         """State and reason of the last message; what `close` is given."""
         self._status_header: StatusHeader | None = None
-        self.on_sent: Callable[[wire.Parts], None] | None = None
+        self.taps: list[Callable[[wire.Parts], None]] = []
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
         with contextlib.ExitStack() as stack:
@@ -111,6 +111,10 @@ class Publisher:
     def set_state(self, state: State, reason: str) -> None:
         """Hand over a state; a change is told at once by a status message."""
         self._hand_over(lambda: self._change_state(state, reason))
+
+    def tell_status(self) -> None:
+        """Hand over a status: what it says has changed."""
+        self._hand_over(self._send_status)
 
     def wait_for_subscribers(self, number: int, stop: Callable[[], bool]) -> None:
         """Wait until this many subscribers of predictions are there, or `stop()` is true after `interrupt_wait`.
@@ -209,8 +213,8 @@ class Publisher:
     def _send(self, parts: wire.Parts) -> None:
         # an XPUB drops for a full subscriber instead of waiting, unless asked otherwise
         self._socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
-        if self.on_sent is not None:
-            self.on_sent(parts)
+        for tap in self.taps:
+            tap(parts)
 
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> None:

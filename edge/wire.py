@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edge.errors import WireError
 from edge.prediction import Prediction
+from edge.terms import ExamMark
 from engines import Bundle, EngineSpec
 
 VERSION = 1
@@ -25,12 +26,14 @@ Parts = list[bytes]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StreamIdentity:
-    """What all messages of one daemon share."""
+    """What the predictions of one daemon share."""
 
     stream: str
     classes: tuple[str, ...]
     threshold: float
     engine: EngineSpec
+    exam: ExamMark | None = None
+    """The exam that is open now."""
 
     @classmethod
     def of(cls, stream: str, bundle: Bundle, engine: EngineSpec) -> "StreamIdentity":
@@ -57,8 +60,10 @@ def prediction_header(prediction: Prediction, identity: StreamIdentity, seq: int
     """Return a prediction's header, all but `latency_ms.total`, which the publisher adds last."""
     window, latency = prediction.window, prediction.latency_ms
     positive_probability = float(prediction.probabilities[-1])
-    stored = {} if prediction.object_id is None else {"object": prediction.object_id}
-    return stored | {
+    extra: Header = {} if prediction.object_id is None else {"object": prediction.object_id}
+    if identity.exam is not None and window.first_index >= identity.exam.first_index:
+        extra["exam"] = identity.exam.header()
+    return extra | {
         "v": VERSION,
         "stream": identity.stream,
         "seq": seq,

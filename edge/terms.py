@@ -1,0 +1,32 @@
+"""What may change while a stream runs and stands in its messages: the operating threshold, and the exam."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExamMark:
+    """An exam as the messages name it."""
+
+    id: str
+    started_wall_ns: int
+    first_index: int
+    """Of the stream's frames: a window that holds an earlier one is not the exam's."""
+
+    def header(self) -> dict[str, Any]:
+        """Return the `exam` map of predictions and status."""
+        return {"id": self.id, "started_wall_ns": self.started_wall_ns}
+
+
+class Terms:
+    """Changed by the control socket's thread, read by all: each field is replaced as a whole."""
+
+    def __init__(self, threshold: float) -> None:
+        """Start with the bundle's threshold and without an exam."""
+        self.threshold = threshold
+        self.exam: ExamMark | None = None
+
+    def header(self) -> dict[str, Any]:
+        """Return what a status says of them."""
+        exam = self.exam
+        return {"threshold": self.threshold, "exam": exam.header() if exam else None}
