@@ -3,6 +3,9 @@
 import argparse
 import dataclasses
 import json
+import resource
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +17,7 @@ from torch import nn
 from edge.errors import ConfigError
 from engines import PreprocessSpec, load_bundle, load_engine
 from trainer.commands import export
+from trainer.errors import TrainingError
 from trainer.export import WithHeatmap, export_bundle, fold_batch_norms
 from trainer.models import MODELS, build_model
 from trainer.models.classifier import Classifier
@@ -59,13 +63,10 @@ def test_folded_batch_norms_leave_the_outputs_equal(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "r2plus1d-18",
-        "resnet3d-50",
-        "resnet50",
+        "resnet3d-18",
         "vgg19",
-        pytest.param("r2plus1d-34", marks=pytest.mark.slow),
-        pytest.param("resnet3d-18", marks=pytest.mark.slow),
-        pytest.param("inception-v3", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("r2plus1d-18", "r2plus1d-34", "resnet3d-50")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "inception-v3")),
     ],
 )
 def test_bundle_of_each_network_gives_its_probabilities_and_heatmap(name, tmp_path):
@@ -141,7 +142,8 @@ def run_export(*words: object) -> None:
     assert export.run(parser.parse_args([str(word) for word in words])) == 0
 
 
-def test_exported_run_is_a_bundle_that_says_what_the_run_says(run, tmp_path, capsys):
+def test_exported_run_replaces_a_bundle_and_says_what_the_run_says(run, trivial_bundle, tmp_path, capsys):
+    shutil.copytree(trivial_bundle, tmp_path / "bundle")
     run_export(run.path, "--out", tmp_path / "bundle")
     assert f"edge-infer --source VIDEO --engine {tmp_path / 'bundle'}" in capsys.readouterr().out
     bundle = load_bundle(tmp_path / "bundle")
@@ -186,6 +188,20 @@ def test_export_over_other_files_is_refused_before_any_work(run, tmp_path):
     with pytest.raises(ConfigError, match="is a file"):
         run_export(run.path, "--out", tmp_path / "thesis.docx")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_full_disk_leaves_the_bundle_that_was_there(run, trivial_bundle, tmp_path):
+    out = Path(shutil.copytree(trivial_bundle, tmp_path / "bundle"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(TrainingError, match="the disk is full: no room to write"):
+            run_export(run.path, "--out", out, "--name", "second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_export_of_what_is_no_run_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import itertools
 import logging
 import os
@@ -161,8 +162,10 @@ def export_program(network: WithHeatmap, clip: Tensor) -> torch.export.ExportedP
 def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write what the torch backend runs; drops the program's example inputs, which would be stored with it."""
     program.example_inputs = None
+    content = io.BytesIO()  # torch tells a full disk by an error of its own kind; Python by one that can be told apart
     with _quiet():
-        torch.export.save(program, path)
+        torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -1,13 +1,20 @@
 """`edge-train export`: a run becomes a bundle, which edge-infer plays and edge-build compiles."""
 
 import argparse
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import ConfigError, EdgeError
 
 if TYPE_CHECKING:
+    from trainer.models.classifier import Classifier
     from trainer.runs import Run
 
 DESCRIPTION = (
@@ -31,27 +38,65 @@ def run(options: argparse.Namespace) -> int:
 
     source = load_run(options.run)
     network = source.network()
-    from trainer.export import export_bundle
     from trainer.reference_clips import manifest_clips, phantom_clips
 
     clips = phantom_clips(source) if options.reference is None else manifest_clips(source, options.reference)
+    with _progress(source.model), _written_beside(options.out) as folder:
+        _export(source, network, clips, folder, options.name or options.out.resolve().name)
+    num_bytes = sum(path.stat().st_size for path in options.out.iterdir())
+    print(f"wrote {options.out}: {source.model}, {num_bytes / 1e6:.1f} MB; play it with")
+    print(f"  edge-infer --source VIDEO --engine {options.out}")
+    return 0
+
+
+def _export(source: "Run", network: "Classifier", clips: npt.NDArray[np.float32], folder: Path, name: str) -> None:
+    from trainer.export import export_bundle
+
     export_bundle(
         network,
-        options.out,
+        folder,
         classes=source.classes,
         threshold=source.threshold,
         preprocess=source.preprocess,
         frame_interval_ms=source.frame_interval_ms,
         reference_clips=clips,
-        name=options.name or options.out.resolve().name,
+        name=name,
         intended_use=intended_use(source),
         training=training_summary(source),
         temperature=source.temperature,
     )
-    num_bytes = sum(path.stat().st_size for path in options.out.iterdir())
-    print(f"wrote {options.out}: {source.model}, {num_bytes / 1e6:.1f} MB; play it with")
-    print(f"  edge-infer --source VIDEO --engine {options.out}")
-    return 0
+
+
+@contextlib.contextmanager
+def _progress(model: str) -> Iterator[None]:
+    """Say what takes so long, where somebody can see it."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(f"exporting {model}, proving each file") if console.is_terminal else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _written_beside(out: Path) -> Iterator[Path]:
+    """Give a folder next to the bundle's, and put it in its place once all is written and proven.
+
+    Raises:
+        TrainingError: The disk is full, or the place cannot be written to; a bundle that was there still is.
+    """
+    from trainer.files import unwritable
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
+            yield Path(beside) / "new"
+            if out.exists():
+                out.rename(Path(beside) / "old")
+            (Path(beside) / "new").rename(out)
+    except OSError as exc:
+        if isinstance(exc, EdgeError):
+            raise
+        raise unwritable(out, exc) from exc
 
 
 def intended_use(run: "Run") -> str:
