@@ -5,6 +5,7 @@ builds is not run: nothing here says that a TensorRT plan ran.
 """
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -180,3 +181,23 @@ def test_half_file_of_a_full_width_tin_r50_is_parsed_and_built_by_nvidias_own(co
     half_path = bundle.path / bundle.file("onnx", "fp16").name
     assert half_path.stat().st_size < 0.55 * (bundle.path / "model.onnx").stat().st_size
     assert len(compile_plan(half_path)) > 0.9 * half_path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("trt.BuilderFlag.FP16", "has no attribute"),
+        ("trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "has no attribute"),
+        ("context.execute_async_v2([], 0)", "has no attribute"),
+        ("context.set_tensor_address(0, 'clip')", "incompatible type"),
+        ("context.execute_async_v3(0)", ""),
+    ],
+)
+def test_types_of_tensorrt_calls_are_checked(tmp_path, line, said):
+    (tmp_path / "snippet.py").write_text(
+        f"import tensorrt as trt\n\n\ndef f(context: trt.IExecutionContext) -> None:\n    {line}\n"
+    )
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "mypy", "--config-file", root / "pyproject.toml", tmp_path / "snippet.py"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0, said in done.stdout) == (not said, True), done.stdout
