@@ -82,9 +82,10 @@ class RtspServer:
         self._rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._rtp.bind(("127.0.0.1", 0))
         self.sender = RtpSender(self._rtp.getsockname()[1])
+        self._is_closed = False
         self.is_stalled = False
         self.damage_every = 0
-        """Noise in place of every n-th packet; 0: none."""
+        """Noise in place of every n-th packet, but for its headers; 0: none."""
         self.is_shuffled = False
         """Every second packet changes places with the one before it."""
         self._players: list[socket.socket] = []
@@ -99,7 +100,10 @@ class RtspServer:
         return f"rtsp://{who}127.0.0.1:{self.port}/live"
 
     def close(self) -> None:
-        """Die: no connection is ended in order."""
+        """Die: no connection is ended in order. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -129,7 +133,7 @@ class RtspServer:
             if not packet:
                 return
             if self.damage_every and number % self.damage_every == 0:
-                packet = packet[:12] + np.random.default_rng(number).bytes(len(packet) - 12)
+                packet = packet[:18] + np.random.default_rng(number).bytes(max(0, len(packet) - 18))
             if self.is_shuffled and held is None:
                 held = packet
                 continue

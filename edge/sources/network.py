@@ -53,7 +53,8 @@ class NetworkVideo:
         try:
             yield from self._play(self._reader)
         except SourceLost as loss:
-            if not self._has_worked and not self._address.transport.listens:
+            is_patient = self._address.transport.listens and self._reader.is_silent
+            if not self._has_worked and not is_patient:
                 raise SourceError(str(loss)) from loss
             raise
         finally:

@@ -3,6 +3,7 @@
 FFmpeg's calls may block for seconds, whatever is asked of it; whoever takes frames here never does.
 """
 
+import collections
 import dataclasses
 import threading
 import time
@@ -23,6 +24,7 @@ _GAP_S = 0.75
 _MAX_REPAIR_S = 3.0
 """How long a keyframe is waited for after a loss; some encoders have none, and renew the image bit by bit."""
 _MAX_TIMES = 64
+_MIN_STEPS, _NUM_STEPS = 5, 15
 _ERRORS = (av.FFmpegError, OSError, ValueError, SourceError)
 """UnicodeDecodeError, for what a server calls itself, is a ValueError."""
 
@@ -54,6 +56,8 @@ class NetworkReader:
         self._thread = threading.Thread(target=self._run, name="network")
         self.interval_ms: float | None = None
         """Nominal time between frames, as soon as it is known."""
+        self.is_silent = False
+        """The connection has ended because nothing came."""
         self.t_packet_s = time.monotonic()
         """When the last packet came, or this began."""
         self._thread.start()
@@ -91,6 +95,7 @@ class NetworkReader:
             self._read()
             loss = f"{name} ended: its sender stopped"
         except av.error.ExitError:  # the time-out
+            self.is_silent = True
             loss = f"nothing comes from {name}: is its sender running?"
         except _ERRORS as exc:
             reason = getattr(exc, "strerror", None) or type(exc).__name__  # FFmpeg's whole text would hold the URL
@@ -132,6 +137,7 @@ class NetworkReader:
             self.t_packet_s = t_ns / 1e9
             if self._stopped.is_set():
                 return
+            repair.look(packet.pts)
             times_ns[packet.pts] = t_ns
             while len(times_ns) > _MAX_TIMES:
                 del times_ns[next(iter(times_ns))]
@@ -166,6 +172,30 @@ class _Repair:
 
     def __init__(self) -> None:
         self._end_s = 0.0
+        self._last_pts: int | None = None
+        self._steps: collections.deque[int] = collections.deque(maxlen=_NUM_STEPS)
+
+    def look(self, pts: int | None) -> None:
+        """Look at a packet's time: where one is missing in a regular stream, a frame is, of which decoders say nothing.
+
+        Frames may come in another order than they are shown in; such a stream is not regular here.
+        """
+        if pts is None:
+            return
+        if self._last_pts is not None and pts != self._last_pts:
+            self._steps.append(pts - self._last_pts)
+            if self._is_regular() and self._steps[-1] > 1.5 * min(self._steps):
+                self.begin()
+        self._last_pts = pts
+
+    def _is_regular(self) -> bool:
+        """Whether the steps are one step or a few of them: as of a camera's stream, some of whose frames are lost."""
+        shortest = min(self._steps)
+        if shortest <= 0 or len(self._steps) < _MIN_STEPS:
+            return False
+        num_single = sum(step < 1.1 * shortest for step in self._steps)
+        are_multiples = all(abs(step / shortest - round(step / shortest)) < 0.1 for step in self._steps)
+        return are_multiples and 2 * num_single > len(self._steps)
 
     def begin(self) -> None:
         """Something was lost."""
