@@ -60,6 +60,8 @@ class ExamSummary:
     bundle: dict[str, Any]
     engine: dict[str, Any]
     version: str
+    notes: tuple[str, ...] = ()
+    """What people wrote down during the exam."""
 
     @property
     def positive(self) -> bool:

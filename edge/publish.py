@@ -83,7 +83,7 @@ class Publisher:
             self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
             self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
             self._socket.setsockopt(zmq.LINGER, 0)
-            _bind(self._socket, address)
+            bind(self._socket, address)
             self.address = str(self._socket.get_string(zmq.LAST_ENDPOINT))
             self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
             stack.callback(os.close, self._wake_fd)
@@ -217,7 +217,13 @@ class Publisher:
             tap(parts)
 
 
-def _bind(socket: zmq.Socket[bytes], address: str) -> None:
+def bind(socket: zmq.Socket[bytes], address: str, option: str = "--publish") -> None:
+    """Bind a socket to an address that was given by an option.
+
+    Raises:
+        ConfigError: It is no address.
+        BindError: It is in use or not of this host.
+    """
     try:
         if _is_served(address):
             raise zmq.ZMQError(errno.EADDRINUSE)
@@ -225,10 +231,10 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> None:
         socket.bind(address)
     except zmq.ZMQError as exc:
         if exc.errno in (errno.EINVAL, zmq.EPROTONOSUPPORT, zmq.ENOCOMPATPROTO):
-            raise ConfigError(f"--publish {address!r} is no address; write tcp://HOST:PORT or ipc://PATH") from exc
+            raise ConfigError(f"{option} {address!r} is no address; write tcp://HOST:PORT or ipc://PATH") from exc
         reason = zmq.strerror(exc.errno or 0)
         raise BindError(
-            f"{address} cannot be bound ({reason}); end the program that holds it or choose another --publish"
+            f"{address} cannot be bound ({reason}); end the program that holds it or choose another {option}"
         ) from exc
 
 

@@ -3,18 +3,21 @@
 import dataclasses
 import logging
 import math
+import re
 import ssl
 from pathlib import Path
 
 from edge.commandline import NOTICE, LineHandler, Parser, run_command
 from edge.errors import ConfigError
+from edge.report.address import parse_pacs
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The command line."""
 
-    exam: Path
+    recording: Path
+    exam: str | None
     out: Path | None
     pacs: str | None
     patient_from: Path | None
@@ -24,6 +27,8 @@ class Options:
     timeout: float
 
     def __post_init__(self) -> None:
+        if self.exam is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.exam):
+            raise ConfigError(f"--exam is {self.exam!r}; it must be an exam's id, for example 20260131-101500-a1b2c3")
         if not 0 <= self.timeout < math.inf:
             raise ConfigError(f"--timeout is {self.timeout}; it must be 0 s or more")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -42,8 +47,9 @@ def _parse() -> Options:
         "edge-report exam-17 --pacs ORTHANC@127.0.0.1:4242",
     )
     add = parser.add_argument
-    add("exam", metavar="EXAM", type=Path, help="what edge-infer --record DIR wrote")
-    add("--out", metavar="DIR", type=Path, help="where the report goes (default: EXAM/report)")
+    add("recording", metavar="EXAM", type=Path, help="what edge-infer --record DIR wrote")
+    add("--exam", metavar="ID", help="of a recording of several exams, this one (their names: EXAM/exams)")
+    add("--out", metavar="DIR", type=Path, help="where the report goes (default: EXAM/report, EXAM/exams/ID/report)")
     add("--pacs", metavar="AET@HOST:PORT", help="send the DICOM objects there, until all have arrived")
     add("--patient-from", metavar="DCM", type=Path, help="take patient and study from this image of the exam")
     add("--tls-cert", metavar="PEM", type=Path, help="send over TLS with this certificate")
@@ -59,15 +65,18 @@ def _run(options: Options) -> int:
     log.setLevel(logging.INFO)
     # imported only now: --help and a wrong option need none of it
     from edge.exam import summarise
+    from edge.exam_archive import notes_of
     from edge.recording.reader import Recording
     from edge.report.build import DICOM_FOLDER, PAGE_NAME, write_report
     from edge.report.dicom_common import study_of_file, study_without_patient
-    from edge.report.pacs import parse_pacs, send
+    from edge.report.pacs import send
 
     pacs, tls = parse_pacs(options.pacs) if options.pacs else None, _tls(options)
-    summary = summarise(Recording(options.exam))
+    summary = summarise(Recording(options.recording), options.exam)
     study = study_of_file(options.patient_from) if options.patient_from else study_without_patient(summary)
-    folder = options.out or options.exam / "report"
+    folder = options.out or _default_folder(options)
+    if options.exam is not None:
+        summary = dataclasses.replace(summary, notes=notes_of(options.recording, options.exam))
     write_report(summary, study, folder)
     print(f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}")
     if pacs is not None:
@@ -75,6 +84,12 @@ def _run(options: Options) -> int:
         print(f"{num_sent} objects are stored at {pacs}")
     print(NOTICE)
     return 0
+
+
+def _default_folder(options: Options) -> Path:
+    from edge.exam_archive import report_folder
+
+    return options.recording / "report" if options.exam is None else report_folder(options.recording, options.exam)
 
 
 def _tls(options: Options) -> ssl.SSLContext | None:

@@ -1,9 +1,7 @@
 """Sends a report's objects to a PACS by C-STORE, and remembers on disk what has arrived."""
 
-import dataclasses
 import json
 import logging
-import re
 import ssl
 import threading
 import time
@@ -14,7 +12,8 @@ import pydicom
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from edge.errors import ConfigError, SourceError
+from edge.errors import SourceError
+from edge.report.address import Pacs
 
 _log = logging.getLogger(__name__)
 
@@ -22,30 +21,6 @@ CALLING_AET = "EDGE"
 SENT_NAME = "sent.json"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
 _NETWORK_TIMEOUT_S = 10.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Pacs:
-    """Where objects go: `AET@HOST:PORT`."""
-
-    aet: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.aet}@{self.host}:{self.port}"
-
-
-def parse_pacs(text: str) -> Pacs:
-    """Read `AET@HOST:PORT`.
-
-    Raises:
-        ConfigError: It is of another form.
-    """
-    match = re.fullmatch(r"([^@\s\\]{1,16})@(.+):(\d{1,5})", text)
-    if match is None or not 0 < int(match[3]) < 65536:
-        raise ConfigError(f"--pacs is {text!r}; it must be AET@HOST:PORT, for example ORTHANC@10.0.0.5:4242")
-    return Pacs(match[1], match[2].strip("[]"), int(match[3]))
 
 
 def send(

@@ -31,7 +31,7 @@ def render_page(summary: ExamSummary) -> str:
 <p>{_text(_verdict(summary))}</p>
 <h2>Probability over the exam</h2>{_chart(summary)}
 <h2>Strongest windows</h2>{keyframes or "<p>No picture of a strong window was recorded.</p>"}
-<h2>How it was made</h2>{_table(_facts(summary))}
+{_notes(summary)}<h2>How it was made</h2>{_table(_facts(summary))}
 </body></html>
 """
 
@@ -41,6 +41,11 @@ def keyframe_png(keyframe: ExamKeyframe) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(draw_heatmap(keyframe)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _notes(summary: ExamSummary) -> str:
+    items = "".join(f"<li>{_text(note)}</li>" for note in summary.notes)
+    return f"<h2>Notes</h2><ul>{items}</ul>\n" if items else ""
 
 
 def _verdict(summary: ExamSummary) -> str:
