@@ -17,7 +17,7 @@ from edge.sources.options import SourceOptions
 ALLOWED = (
     "demo, phantom:SEED, /dev/video0, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
     "an image or a folder of images, dicom://HOST:PORT?aet=NAME, rtsp:// udp:// rtp:// http:// (and other network "
-    "video), an .sdp file"
+    "video), an .sdp file, igtl://HOST:PORT/DEVICE"
 )
 
 _DEMO_REGION = (42, 15, 256, 192)
@@ -57,6 +57,8 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
         return _open_dicom_listener(uri, options)
     if is_network(uri):
         return _open_network(uri)
+    if scheme == "igtl":
+        return _open_igtl(uri)
     if scheme == "watch":
         return _open_watched_folder(Path(rest), options)
     if uri.startswith("/dev/"):
@@ -103,6 +105,12 @@ def _open_network(uri: str) -> Source:
     from edge.sources.network import NetworkVideo
 
     return NetworkVideo(parse_network(uri))
+
+
+def _open_igtl(uri: str) -> Source:
+    from edge.sources.openigtlink import OpenIgtLink, parse_igtl
+
+    return OpenIgtLink(parse_igtl(uri))
 
 
 def _open_watched_folder(folder: Path, options: SourceOptions) -> Source:
