@@ -113,6 +113,11 @@ def test_fit_into_a_run_is_refused_and_changes_nothing(phantom_manifest: Path, f
     assert (finished / "run.json").read_bytes() == before
 
 
+def test_fit_into_a_file_is_refused(phantom_manifest: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot be made: .* is a file"):
+        fit(fit_options(phantom_manifest, phantom_manifest / "run"))
+
+
 def test_fit_into_a_folder_of_other_files_is_refused(phantom_manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").touch()
     with pytest.raises(RunError, match="is not empty and holds no run"):

@@ -8,7 +8,7 @@ from trainer.checkpointing import checkpoint_path, network_weights, read_checkpo
 from trainer.failures import explained, quiet_libraries
 from trainer.finish import calibrated
 from trainer.keeper import best_row
-from trainer.loop import train
+from trainer.loop import fit_trainer, run_epochs
 from trainer.plan import FitOptions, Plan, make_plan
 from trainer.resume import find_start
 from trainer.runs import FINISHED, WEIGHTS_NAME, Run, load_run, write_run, write_weights
@@ -25,10 +25,12 @@ def fit(options: FitOptions) -> Run:
         plan = make_plan(options)
         if plan.start.is_finished:
             return load_run(options.out)
+        trainer = fit_trainer(plan, options)
         with explained(plan.run.path, plan.recipe):
             if rank_zero_only.rank == 0:
                 write_run(plan.run)
-            train(plan, options)
+            if trainer is not None:
+                run_epochs(trainer, plan)
             return _finish(plan, options.threshold_rule) if rank_zero_only.rank == 0 else plan.run
 
 

@@ -19,16 +19,24 @@ from trainer.recipe import Recipe
 from trainer.resume import identity_of
 
 
-def train(plan: Plan, options: FitOptions) -> None:
-    """Run the epochs that are still to be done."""
+def fit_trainer(plan: Plan, options: FitOptions) -> pl.Trainer | None:
+    """Return what will run the epochs that are still to be done; None where none is.
+
+    Raises:
+        ConfigError: The machine does not have the devices, or cannot compute in this precision.
+    """
     recipe, rows = plan.recipe, plan.start.rows
     if len(rows) >= recipe.epochs or is_exhausted(rows, recipe.patience):
-        return
+        return None
     keeper = Keeper(plan.run.path, identity_of(plan.run), recipe.patience)
     callbacks = [keeper, TrainingProgress(keeper, recipe.epochs), LearningRateMonitor("epoch")]
     # on resuming, what the interrupted epoch has logged already is dropped
     logger = TensorBoardLogger(plan.run.path, name="", version="tensorboard", purge_step=plan.start.num_steps or None)
-    trainer = make_trainer(plan, options, callbacks, logger)
+    return make_trainer(plan, options, callbacks, logger)
+
+
+def run_epochs(trainer: pl.Trainer, plan: Plan) -> None:
+    """Train from where the plan starts."""
     with restored_determinism():
         trainer.fit(make_module(plan), datamodule=make_clips(plan), ckpt_path=plan.start.checkpoint, weights_only=True)
 

@@ -9,7 +9,7 @@ import torch
 
 from edge.errors import ConfigError
 from trainer.failures import explained, quiet_libraries
-from trainer.loop import make_clips, make_module, make_trainer, restored_determinism
+from trainer.loop import make_trainer, run_epochs
 from trainer.plan import FitOptions, make_plan
 
 NUM_WARMUP = 2
@@ -50,8 +50,7 @@ def profile(options: FitOptions, num_steps: int) -> str:
         with explained(plan.run.path, plan.recipe):
             trainer = make_trainer(plan, options, [timer], logger=False, max_steps=NUM_WARMUP + num_steps)
             trainer.limit_val_batches = 0
-            with restored_determinism():
-                trainer.fit(make_module(plan), datamodule=make_clips(plan))
+            run_epochs(trainer, plan)
     return _describe(timer, options.model, num_steps)
 
 

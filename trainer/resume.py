@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def find_start(run: Run, resume: bool) -> Start:
     Raises:
         RunError: The folder is taken, holds another training, or its last checkpoint is damaged.
     """
+    _check_place(run.path)
     if not (run.path / RUN_NAME).is_file():
         if run.path.is_dir() and any(run.path.iterdir()):
             raise RunError(f"{run.path} is not empty and holds no run; give another --out")
@@ -67,6 +69,15 @@ def find_start(run: Run, resume: bool) -> Start:
     _check_same(path, checkpoint[IDENTITY], identity_of(run))
     rows = checkpoint["callbacks"]["Keeper"]["rows"]
     return Start(path, tuple(rows), checkpoint["global_step"])
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a folder that cannot be made, before hours are spent on what it should hold."""
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise RunError(f"{path} cannot be made: {there} is a file; give another --out")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"{path} cannot be written: no permission in {there}; give another --out")
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
