@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edge.commandline import Parser
+from edge.curve import check_form
 from edge.errors import ConfigError
 from edge.image_state import ImageThresholds
 from edge.recording.layout import CODEC_NAMES
+from edge.report.address import parse_pacs
 from edge.roi import parse_masks, parse_roi
 from edge.sources.listing import ListSources
 from edge.sources.options import SourceOptions
@@ -48,6 +50,10 @@ class Config:
     record_codec: str = CODEC_NAMES[0]
     record_max_gb: float | None = None
     record_max_days: float | None = None
+    control: str | None = None
+    exam_auto: float | None = None
+    state: str | None = None
+    pacs: str | None = None
     log_format: str = "text"
     status_file: str | None = None
     mask: str | None = None
@@ -91,6 +97,7 @@ class Config:
         for name in ("record_max_gb", "record_max_days"):
             limit = getattr(self, name)
             _check(limit is None or 0 < limit < 1e6, f"--{name.replace('_', '-')} is {limit}; it must be above 0")
+        self._check_exams()
         rate = self.frame_rate
         _check(rate is None or 0 < rate <= 1000, f"--frame-rate is {rate}; it must be above 0, up to 1000 a second")
         parse_roi(self.roi)
@@ -101,6 +108,21 @@ class Config:
             value = getattr(self, name)
             _check(0 <= value <= 1, f"--{name.replace('_', '-')} is {value:g}; it must be 0 to 1")
         self.source_options()
+
+    def _check_exams(self) -> None:
+        pause_s = self.exam_auto
+        _check(pause_s is None or 1 <= pause_s <= 86_400, f"--exam-auto is {pause_s}; it must be 1 to 86400 s")
+        if self.control is not None:
+            check_form(self.control)
+        if self.pacs is not None:
+            parse_pacs(self.pacs)
+            _check(self.record is not None, "--pacs needs --record DIR: the report is made from the recording")
+        _check(self.state is None or self.keeps_exams, "--state serves --control, --exam-auto and --pacs; give one")
+
+    @property
+    def keeps_exams(self) -> bool:
+        """Whether anything begins, ends or reports exams."""
+        return any(option is not None for option in (self.control, self.exam_auto, self.pacs))
 
     def source_options(self) -> SourceOptions:
         """Return what some kinds of sources need beside the URI."""
@@ -189,17 +211,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--still-share", metavar="S", type=float, help="share of a still image that may move (default: 0.03)")
     add("--change-level", metavar="L", type=float, help="jump to another image; 0: none (default: 0.03)")
     add("--list-sources", action=ListSources, nargs=0, help="name the video devices and their modes, and exit")
-    add("--video-size", metavar="WxH", help="/dev/video*: size (default: the best that is smooth)")
-    add("--frame-rate", metavar="F", type=float, help="/dev/video*: frames a second")
-    add("--pixel-format", metavar="F", help="/dev/video*: YUYV, MJPG ...: see --list-sources")
+    add("--video-size", metavar="WxH", help="/dev/video*; also --frame-rate F, --pixel-format F")
+    add("--frame-rate", metavar="F", type=float, help=argparse.SUPPRESS)
+    add("--pixel-format", metavar="F", help=argparse.SUPPRESS)
     add("--watch-folder", metavar="DIR", help="play what is put there, in place of --source")
     add("--allow-aet", metavar="A,B", help="dicom://: who may send (default: all)")
-    for name, what in (("cert", "its certificate"), ("key", "its key"), ("ca", "who signed its peers' certificates")):
-        add(f"--tls-{name}", metavar="PEM", help=f"dicom://: {what}")
+    add("--tls-cert", metavar="PEM", help="dicom://, --pacs: TLS; with --tls-key PEM, --tls-ca PEM")
+    for name in ("--tls-key", "--tls-ca"):
+        add(name, metavar="PEM", help=argparse.SUPPRESS)  # told beside its sister, as others are: a screen is short
     add("--record", metavar="DIR", help="record the ROI and all messages; a --source later")
     add("--record-codec", metavar="C", help=f"{', '.join(CODEC_NAMES)} (default: {CODEC_NAMES[0]})")
-    add("--record-max-gb", metavar="N", type=float, help="remove the oldest parts beyond this size")
-    add("--record-max-days", metavar="N", type=float, help="remove parts older than this")
+    add("--record-max-gb", metavar="N", type=float, help="remove the oldest parts; so does --record-max-days N")
+    add("--record-max-days", metavar="N", type=float, help=argparse.SUPPRESS)
+    add("--control", metavar="ADDRESS", help="control socket, see docs/control.md")
+    add("--exam-auto", metavar="S", type=float, help="a pause of S seconds ends an exam")
+    add("--state", metavar="DIR", help="where an open exam is kept")
+    add("--pacs", metavar="AET@HOST:PORT", help="send exams' reports (with --record)")
     add("--config", metavar="FILE", help="TOML file of these options, with underscores")
     add("--log-format", metavar="F", help="text or json (default: text)")
     add("--status-file", metavar="PATH", help="write the status there every second, as JSON")

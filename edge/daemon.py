@@ -19,9 +19,11 @@ from edge.pipeline import Pipeline
 from edge.publish import Publisher
 from edge.sources import open_source
 from edge.sources.base import Source
+from edge.terms import Terms
 from engines import Bundle, load_bundle
 
 if TYPE_CHECKING:
+    from edge.exam_service import ExamService
     from edge.recording.recorder import Recorder
 
 _log = logging.getLogger("edge")
@@ -68,9 +70,15 @@ def run_daemon(config: Config, attach: Callable[[Callable[[str], None]], None]) 
         recorder = _open_recorder(config, bundle, source) if config.record else None
         if recorder is not None:
             stack.callback(recorder.close)
-        pipeline = Pipeline(config, bundle, source, publisher, meters, recorder)
+        terms = Terms(bundle.threshold)
+        exams = _open_exams(config, bundle, publisher, meters, terms) if config.keeps_exams else None
+        if exams is not None:
+            stack.callback(exams.close)
+        pipeline = Pipeline(config, bundle, source, publisher, meters, recorder, terms)
         attach(pipeline.stop)
         pipeline.run()
+        if exams is not None:
+            exams.end_stream(was_stopped=pipeline.was_stopped, recorder=recorder)
     return 0
 
 
@@ -98,10 +106,23 @@ def _open_recorder(config: Config, bundle: Bundle, source: Source) -> "Recorder"
     return Recorder(settings, about)
 
 
+def _open_exams(config: Config, bundle: Bundle, publisher: Publisher, meters: Meters, terms: Terms) -> "ExamService":
+    from edge.exam_service import open_exams
+
+    exams = open_exams(config, _manifest_sha256(bundle), bundle.classes[-1], publisher, meters, terms)
+    if exams.control_address is not None:
+        _log.info("control socket on %s", exams.control_address)
+    return exams
+
+
+def _manifest_sha256(bundle: Bundle) -> str:
+    return hashlib.sha256((bundle.path / "manifest.json").read_bytes()).hexdigest()
+
+
 def _describe(bundle: Bundle) -> dict[str, Any]:
     return {
         "name": bundle.name,
-        "manifest_sha256": hashlib.sha256((bundle.path / "manifest.json").read_bytes()).hexdigest(),
+        "manifest_sha256": _manifest_sha256(bundle),
         "classes": bundle.classes,
         "threshold": bundle.threshold,
         "intended_use": bundle.intended_use,

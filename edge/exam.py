@@ -1,6 +1,5 @@
 """An exam's summary, from a recording: the probability over all of it, and the pictures of its strongest windows."""
 
-import collections
 import dataclasses
 import math
 from typing import Any
@@ -86,11 +85,7 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
     Raises:
         SourceError: It holds no prediction, or none of this exam.
     """
-    windows = [_Window(p, place) for place, segment in enumerate(recording.segments) for p in _predictions(segment)]
-    if exam_id is not None:
-        windows = _of_exam(windows, exam_id, recording)
-    if not windows:
-        raise SourceError(f"{str(recording.folder)!r} holds no prediction: nothing to report; record a longer exam")
+    windows = _windows(recording, exam_id)
     predictions = [window.prediction for window in windows]
     first, last = predictions[0], predictions[-1]
     about = recording.segments[windows[0].segment_place].about
@@ -121,14 +116,21 @@ def _predictions(segment: Segment) -> list[PredictionMessage]:
     return [m for m in messages if isinstance(m, PredictionMessage) and m.sent_state is State.LIVE]
 
 
-def _of_exam(windows: list[_Window], exam_id: str, recording: Recording) -> list[_Window]:
-    found = collections.defaultdict(list)
-    for window in windows:
-        found[_exam_of(window.prediction)].append(window)
-    if exam_id not in found:
-        names = ", ".join(name for name in found if name) or "none"
-        raise SourceError(f"{str(recording.folder)!r} holds no prediction of exam {exam_id!r}; it holds {names}")
-    return found[exam_id]
+def _windows(recording: Recording, exam_id: str | None) -> list[_Window]:
+    windows: list[_Window] = []
+    exams: set[str | None] = set()
+    for place, segment in enumerate(recording.segments):
+        for prediction in _predictions(segment):
+            exams.add(_exam_of(prediction))
+            if exam_id in (None, _exam_of(prediction)):  # a day's recording does not fit into memory
+                windows.append(_Window(prediction, place))
+    folder = str(recording.folder)
+    if exams and not windows:
+        names = ", ".join(sorted(name for name in exams if name)) or "none with a name"
+        raise SourceError(f"{folder!r} holds no prediction of exam {exam_id!r}; it holds {names}")
+    if not windows:
+        raise SourceError(f"{folder!r} holds no prediction: nothing to report; record a longer exam")
+    return windows
 
 
 def _exam_of(prediction: PredictionMessage) -> str | None:

@@ -1,7 +1,6 @@
 """The supervisor: wires source, capture, inference and publisher, and ends them together."""
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -29,6 +28,7 @@ from edge.sources.base import Rect, Source
 from edge.status import StatusReport
 from edge.stream_state import StreamState
 from edge.systemd import Notifier
+from edge.terms import Terms
 from engines import Bundle, Engine, load_engine
 
 if TYPE_CHECKING:
@@ -60,12 +60,14 @@ class Pipeline:
         publisher: Publisher,
         meters: Meters,
         recorder: "Recorder | None" = None,
+        terms: Terms | None = None,
     ) -> None:
         self._config = config
         self._bundle = bundle
         self._source = source
         self._publisher = publisher
         self._meters = meters
+        self._terms = terms or Terms(bundle.threshold)
         self._recorder = recorder
         # objects that were sent wait on disk; all else that is live does not wait
         can_wait = not source.info.is_live or source.info.plays_objects
@@ -83,7 +85,7 @@ class Pipeline:
         self._ended = threading.Lock()
         self._states = StreamState(publisher.set_state)
         path = Path(config.status_file) if config.status_file else None
-        self._status = StatusReport(config.stream, source.info.public_name, meters, path)
+        self._status = StatusReport(config.stream, source.info.public_name, meters, self._terms, path)
         is_watched = source.info.is_live and not self._is_lossless  # a recording may rest for as long as it likes
         self._capture_heart = Heart("capture", _CAPTURE_LIMIT_S if is_watched else math.inf)
         self._inference_heart = Heart("inference", _INFERENCE_LIMIT_S)
@@ -124,6 +126,11 @@ class Pipeline:
         """Ask the stream to end at once. Takes no lock, so that a signal handler may call it."""
         self._is_hurried = True
         self._finish(reason)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether someone ended the stream, and not the stream itself."""
+        return self._is_hurried
 
     def _finish(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason
@@ -302,8 +309,11 @@ class Pipeline:
     def _run_engine(self, engine: Engine, first_epoch: int) -> None:
         spec = self._status.engine = engine.spec
         _log.info("engine: %s on %s %s %s, parity passed", spec.name, spec.backend, spec.device, spec.precision)
-        identity = wire.StreamIdentity.of(self._config.stream, self._bundle, spec)
-        publish: Callable[[Prediction], None] = functools.partial(self._publisher.publish_prediction, identity=identity)
+
+        def publish(prediction: Prediction) -> None:
+            identity = wire.StreamIdentity.of(self._config.stream, self._bundle, spec, self._terms)
+            self._publisher.publish_prediction(prediction, identity=identity)
+
         if self._recorder is not None:
             self._recorder.note(engine=wire.engine_header(spec))
         self._states.tell(0, State.WARMUP, f"waiting for {self._bundle.num_frames} frames")

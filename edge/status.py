@@ -7,6 +7,7 @@ from pathlib import Path
 from edge import __version__, wire
 from edge.meters import Meters
 from edge.prediction import State
+from edge.terms import Terms
 from engines import EngineSpec
 
 _log = logging.getLogger(__name__)
@@ -15,13 +16,14 @@ _log = logging.getLogger(__name__)
 class StatusReport:
     """Puts the status together. `header` runs in the publisher's thread, the rest in the supervisor's."""
 
-    def __init__(self, stream: str, source: str, meters: Meters, path: Path | None) -> None:
+    def __init__(self, stream: str, source: str, meters: Meters, terms: Terms, path: Path | None) -> None:
         """Start without an engine.
 
         Args:
             stream: The stream's name.
             source: The source's public name.
             meters: Counts and times.
+            terms: The threshold and the exam.
             path: Where `write_file` writes; None: nowhere.
         """
         self.engine: EngineSpec | None = None
@@ -29,6 +31,7 @@ class StatusReport:
         self._stream = stream
         self._source = source
         self._meters = meters
+        self._terms = terms
         self._path = path
         self._last: wire.Header = {}
         self._trouble: str | None = None
@@ -47,6 +50,7 @@ class StatusReport:
             "source": self._source,
             "engine": wire.engine_header(self.engine) if self.engine else None,
             "version": __version__,
+            **self._terms.header(),
         }
         return self._last
 

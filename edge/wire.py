@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge.errors import WireError
 from edge.prediction import Prediction
-from edge.terms import ExamMark
+from edge.terms import ExamMark, Terms
 from engines import Bundle, EngineSpec
 
 VERSION = 1
@@ -36,9 +36,9 @@ class StreamIdentity:
     """The exam that is open now."""
 
     @classmethod
-    def of(cls, stream: str, bundle: Bundle, engine: EngineSpec) -> "StreamIdentity":
-        """Put together what a bundle and its engine say."""
-        return cls(stream, bundle.classes, bundle.threshold, engine)
+    def of(cls, stream: str, bundle: Bundle, engine: EngineSpec, terms: Terms) -> "StreamIdentity":
+        """Put together what a bundle and its engine say, and what holds now."""
+        return cls(stream, bundle.classes, terms.threshold, engine, terms.exam)
 
 
 def boot_id() -> str:
