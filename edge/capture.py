@@ -249,7 +249,7 @@ class CaptureLoop:
         return self._roi.search_again()
 
     def _process(self, frame: Frame, t_got_ns: int, roi: Rect) -> None:
-        if self._on_roi_frame is not None:
+        if self._on_roi_frame is not None and self._roi.may_publish:
             self._on_roi_frame(frame, roi)
         if self._stands is None:
             self._put(frame, t_got_ns, roi)

@@ -88,7 +88,8 @@ class ImageWatch:
             return Look()
         stands = self._stillness(cells, frame.t_media_ns)
         change = self._change.find(cells, frame, roi)
-        return Look(stands, None if stands else change)
+        is_ultrasound = self._tissue is not None  # what a menu or a card does breaks no window
+        return Look(stands, change if is_ultrasound and not stands else None)
 
     def _begin(self, key: tuple[Rect, StoredObject | None], cells: UInt8Image, t_ns: int) -> None:
         self._key = key

@@ -93,7 +93,8 @@ class RoiChooser:
             _log.info("ROI: %s", self._finder.reason)
         else:
             _log.warning(
-                "ROI: %s; no pictures are published, for names may stand in it: give --roi", self._finder.reason
+                "ROI: %s; no pictures are published or recorded, for names may stand in it: give --roi",
+                self._finder.reason,
             )
 
 
