@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import itertools
+import os
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from edge.sources.base import LiveItem, Pause, Source, Trouble
 from tests.daemon import running
 from tests.rtsp_server import RATE_HZ, SIZE_WH, RtpSender, RtspServer, number_of, numbered
 
+_PORTS = itertools.count(34000 + os.getpid() % 1000 * 20, 2)
 PASSWORD = "gehe%23im"
 
 
@@ -60,8 +62,8 @@ def serving(password: str | None = None, port: int = 0) -> Iterator[RtspServer]:
 
 
 def free_udp_port() -> int:
-    """Return an even port of loopback, as RTP wants it, that is free together with the next."""
-    for port in itertools.count(34000, 2):
+    """Return an even port of loopback, as RTP wants it, that is free; another one each time."""
+    for port in _PORTS:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             return port

@@ -4,6 +4,7 @@ import dataclasses
 from urllib.parse import urlsplit
 
 from edge.errors import ConfigError
+from edge.sources.srt import SrtAddress, parse_srt
 
 _LOW_DELAY = {"fflags": "nobuffer", "analyzeduration": "1000000", "probesize": "1000000"}
 _SOCKET = {"buffer_size": "4000000", "fifo_size": "100000", "overrun_nonfatal": "1"}
@@ -48,6 +49,8 @@ class NetworkAddress:
     name: str
     """Scheme, host and port: all that is said of it. Credentials hide in user names, queries and paths."""
     transport: Transport
+    srt: SrtAddress | None = None
+    """Where libsrt is to connect in place of FFmpeg."""
 
     @property
     def options(self) -> dict[str, str]:
@@ -57,7 +60,7 @@ class NetworkAddress:
 
 def is_network(uri: str) -> bool:
     """Return whether it is a URL of a network stream, or a file that describes one."""
-    return uri.partition("://")[0].lower() in TRANSPORTS or uri.lower().endswith(".sdp")
+    return uri.partition("://")[0].lower() in (*TRANSPORTS, "srt") or uri.lower().endswith(".sdp")
 
 
 def parse_network(uri: str) -> NetworkAddress:
@@ -67,6 +70,10 @@ def parse_network(uri: str) -> NetworkAddress:
         ConfigError: The URL has no host, or a port that is none.
     """
     scheme = uri.partition("://")[0].lower()
+    if scheme == "srt":
+        srt = parse_srt(uri)
+        transport = Transport(options={}, format="mpegts", listens=srt.is_listener)
+        return NetworkAddress(url=uri, name=f"srt://{srt.host}:{srt.port}", transport=transport, srt=srt)
     if scheme not in TRANSPORTS:
         return NetworkAddress(url=uri, name=uri.rpartition("/")[2], transport=SDP)
     try:

@@ -4,15 +4,18 @@ FFmpeg's calls may block for seconds, whatever is asked of it; whoever takes fra
 """
 
 import collections
+import contextlib
 import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 import av
 
 from edge.errors import SourceError, SourceLost
 from edge.sources.network_address import NetworkAddress
+from edge.sources.srt import SrtStream, SrtTimeoutError
 from edge.sources.stored import AnyImage
 from edge.sources.video import MAX_PIXELS, FrameConverter, video_stream
 
@@ -94,7 +97,7 @@ class NetworkReader:
         try:
             self._read()
             loss = f"{name} ended: its sender stopped"
-        except av.error.ExitError:  # the time-out
+        except (av.error.ExitError, SrtTimeoutError):
             self.is_silent = True
             loss = f"nothing comes from {name}: is its sender running?"
         except _ERRORS as exc:
@@ -107,13 +110,22 @@ class NetworkReader:
 
     def _read(self) -> None:
         address = self._address
-        with av.open(
-            address.url,
-            format=address.transport.format,
-            options=address.options,
-            timeout=(OPEN_S, READ_S),
-            metadata_errors="ignore",
-        ) as container:
+        with contextlib.ExitStack() as stack:
+            file: str | BinaryIO = address.url
+            if address.srt is not None:
+                srt = SrtStream(address.srt, open_ms=round(OPEN_S * 1e3), read_ms=round(READ_S * 1e3))
+                stack.callback(srt.close)
+                file = cast(BinaryIO, srt)
+            container: av.container.InputContainer = stack.enter_context(
+                av.open(
+                    file,
+                    "r",
+                    format=address.transport.format,
+                    options=address.options,
+                    timeout=(OPEN_S, READ_S),
+                    metadata_errors="ignore",
+                )
+            )
             stream = video_stream(container, address.name)
             context = stream.codec_context
             context.thread_count = 1  # more of them would hold frames back
