@@ -35,8 +35,7 @@ def _describe(path: Path, name: Path | None) -> Iterator[str]:
             yield f"{path}  {device.identity.card} ({device.identity.driver}){f'; {trouble}' if trouble else ''}"
             if name is not None:
                 yield f"  the same device, whatever its number: {name}"
-            for mode in device.modes():
-                yield _line(mode)
+            yield from _lines(device.modes())
     except PermissionError:
         yield f"{path}  may not be opened by this user; add the user to the group 'video' and log in again"
     except SourceError as exc:
@@ -45,8 +44,11 @@ def _describe(path: Path, name: Path | None) -> Iterator[str]:
         yield f"{path}  cannot be opened: {os.strerror(exc.errno or 0)}"
 
 
-def _line(mode: Mode) -> str:
-    return f"  {mode}" if mode.pixel_format in FFMPEG_NAMES else f"  {mode} (not read)"
+def _lines(modes: list[Mode]) -> Iterator[str]:
+    yield from (f"  {mode}" for mode in modes if mode.pixel_format in FFMPEG_NAMES)
+    others = dict.fromkeys(mode.pixel_format for mode in modes if mode.pixel_format not in FFMPEG_NAMES)
+    if others:
+        yield f"  not read: {', '.join(others)}"
 
 
 def _lasting_names() -> dict[Path, Path]:

@@ -78,12 +78,13 @@ def _wish(options: SourceOptions) -> str:
     return (f"with{size}" + ("" if options.pixel_format is None else f" --pixel-format {options.pixel_format}")).strip()
 
 
-def _rank(mode: Mode, options: SourceOptions) -> tuple[bool, float, int, int]:
+def _rank(mode: Mode, options: SourceOptions) -> tuple[bool, bool, float, int, int]:
     rate_hz = _rate_hz(mode, options)
     width, height = mode.size_wh or (0, 0)
     order = -list(FFMPEG_NAMES).index(mode.pixel_format)
     is_smooth = rate_hz is None or rate_hz >= min(_SMOOTH_HZ, options.frame_rate or _SMOOTH_HZ)
-    return is_smooth, 0.0 if is_smooth else rate_hz or 0.0, min(width * height, _MAX_AREA_PX), order
+    is_as_asked = rate_hz is None or options.frame_rate is None or rate_hz >= 0.98 * options.frame_rate
+    return is_as_asked, is_smooth, 0.0 if is_smooth else rate_hz or 0.0, min(width * height, _MAX_AREA_PX), order
 
 
 def _rate_hz(mode: Mode, options: SourceOptions) -> float | None:
