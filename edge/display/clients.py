@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import time
 
 from aiohttp import web
 
@@ -76,6 +77,8 @@ class _Client:
             bundle = [message for waiting in self._slots.values() for message in waiting]
             self._slots.clear()
             self._num_underway += 1
+            # by this the page tells how old a bundle is that was long under way
+            await self._socket.send_str(f"{time.monotonic_ns() / 1e6:.3f}")
             for message in bundle:
                 await self._socket.send_bytes(message)
             await self._socket.send_str("end")

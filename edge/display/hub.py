@@ -69,9 +69,8 @@ class Hub:
     def greeting(self) -> list[tuple[str, bytes]]:
         """Return what a browser that comes now must be told, by slot."""
         messages = [("tick", encode({"kind": "tick", "streams": self._states()}))]
-        now_ns = time.monotonic_ns()
         for stream in self.streams.values():
-            past = [[round((t_ns - now_ns) / 1e6), probability] for t_ns, probability in stream.history]
+            past = [[round(t_ns / 1e6), probability] for t_ns, probability in stream.history]
             messages.append((f"history {stream.id}", encode({"kind": "history", "stream": stream.id, "past": past})))
             messages.append((f"keyframes {stream.id}", _encode_keyframes(stream)))
             if stream.prediction is not None:
@@ -107,22 +106,21 @@ class Hub:
             self._clients.send(f"view {stream.id}", _encode_view(stream, view), depth=2)
 
     def _states(self) -> list[Facts]:
-        now_ns = time.monotonic_ns()
-        states = [
-            _state(stream, self.connections.get(stream.address, (False, "")), now_ns)
-            for stream in self.streams.values()
-        ]
+        states = [_state(stream, self.connections.get(stream.address, (False, ""))) for stream in self.streams.values()]
         silent = set(self.connections) - {stream.address for stream in self.streams.values()}
         return states + [_silent_state(address, *self.connections[address]) for address in sorted(silent)]
 
 
 def encode(facts: Facts, *blobs: bytes) -> bytes:
-    """Return one message for the browser: length of the JSON, the JSON, and blobs whose sizes it tells."""
+    """Return one message for the browser: length of the JSON, the JSON, and blobs whose sizes it tells.
+
+    Times `t_*_ms` are on the server's monotonic clock; `t_wall_ms` is for people.
+    """
     text = json.dumps({**facts, "blobs": [len(blob) for blob in blobs]}).encode()
     return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
 
 
-def _state(stream: Stream, connection: tuple[bool, str], now_ns: int) -> Facts:
+def _state(stream: Stream, connection: tuple[bool, str]) -> Facts:
     status = stream.status
     header = status.header if status else {}
     return {
@@ -131,7 +129,7 @@ def _state(stream: Stream, connection: tuple[bool, str], now_ns: int) -> Facts:
         "address": stream.address,
         "is_connected": connection[0],
         "refusal": connection[1],
-        "silent_ms": (now_ns - stream.t_message_ns) / 1e6,
+        "t_message_ms": stream.t_message_ns / 1e6,
         "state": str(status.state) if status else None,
         "reason": status.reason if status else "",
         "latency_ms": status.latency_ms if status else {},
@@ -149,7 +147,7 @@ def _silent_state(address: str, is_up: bool, refusal: str) -> Facts:
         "address": address,
         "is_connected": is_up,
         "refusal": refusal,
-        "silent_ms": None,
+        "t_message_ms": None,
         "state": None,
         "reason": "",
         "latency_ms": {},
@@ -168,7 +166,7 @@ def _encode_prediction(stream: Stream, prediction: PredictionMessage) -> bytes:
             "probability": prediction.probability,
             "threshold": prediction.threshold,
             "positive": prediction.positive,
-            "age_ms": prediction.age_ms,
+            "t_ms": time.monotonic_ns() / 1e6 - prediction.age_ms,
             "total_ms": prediction.latency_ms.get("total"),
             "object": prediction.header.get("object"),
         }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 
 from edge.display.views import View, heat_of
@@ -13,7 +14,8 @@ NUM_KEPT = 8
 _MIN_DISTANCE_NS = 1_000_000_000
 """Neighbouring windows share nearly all of their frames: of those within a second the strongest stands for all."""
 
-_ids = itertools.count(1)
+_ids = itertools.count(time.time_ns() // 1_000_000)
+"""A browser keeps pictures by id, also when the server starts again: no id is given twice."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

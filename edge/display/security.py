@@ -71,7 +71,7 @@ def guard(token: str | None, hosts: Sequence[str]) -> list[Middleware]:
             return _log_in(request, token)
         elif not _is_equal(request.cookies.get(COOKIE, ""), token):
             raise web.HTTPUnauthorized(text="Open this page once as http://HOST:PORT/?token=TOKEN .")
-        _check_origin(request)
+        _check_origin(request, hosts)
         return await handler(request)
 
     @web.middleware
@@ -91,7 +91,7 @@ def guard(token: str | None, hosts: Sequence[str]) -> list[Middleware]:
 def _log_in(request: web.Request, token: str) -> web.StreamResponse:
     if not _is_equal(request.query["token"], token):
         raise web.HTTPUnauthorized(text="The token is wrong.")
-    response = web.HTTPSeeOther(request.path)  # the address bar and the history do not keep it
+    response = web.HTTPSeeOther("/")  # the address bar and the history do not keep it
     response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=request.secure, max_age=30 * 86400)
     raise response
 
@@ -109,8 +109,12 @@ def _check_host(request: web.Request, hosts: Sequence[str]) -> None:
         )
 
 
-def _check_origin(request: web.Request) -> None:
+def _check_origin(request: web.Request, hosts: Sequence[str]) -> None:
     """Refuse a page of another origin that would read the socket with this browser's cookie."""
     origin = request.headers.get("Origin")
-    if origin is not None and origin.partition("://")[2] != request.host:
+    if origin is None:
+        return
+    address = origin.partition("://")[2]
+    # a reverse proxy may ask in its own name
+    if address != request.host and address.rpartition(":")[0] not in hosts and address not in hosts:
         raise web.HTTPForbidden(text="The page comes from elsewhere.")

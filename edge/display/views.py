@@ -12,7 +12,7 @@ from edge.messages import FrameMessage, PredictionMessage
 from edge.sources.base import Rect
 
 _NUM_FRAMES_KEPT = 128
-_PATIENCE_NS = 250_000_000
+_PATIENCE_NS, _MAX_PATIENCE_NS = 250_000_000, 1_500_000_000
 _PEAK_MEMORY_NS = 60_000_000_000
 _UPSCALING = 8
 
@@ -39,6 +39,8 @@ class View:
 class Pairing:
     """Holds pictures back until the prediction that looked at them is there, and no longer than a quarter second.
 
+    Where the engine is slower than that, twice the time between two predictions, and no longer than 1.5 s.
+
     The heatmap `(T, h, w)` has a map for each frame of its window, so a picture is drawn with its own map and never
     with that of another moment.
     """
@@ -48,7 +50,8 @@ class Pairing:
         """The last pictures, oldest first."""
         self._waiting: collections.deque[FrameMessage] = collections.deque(maxlen=_NUM_FRAMES_KEPT)
         self._peaks: collections.deque[tuple[int, float]] = collections.deque()
-        self._t_prediction_ns = -_PATIENCE_NS
+        self._t_prediction_ns = -_MAX_PATIENCE_NS
+        self._patience_ns = _PATIENCE_NS
 
     def add_frame(self, frame: FrameMessage) -> list[View]:
         """Take a picture in; return the views that can be shown now."""
@@ -62,7 +65,7 @@ class Pairing:
     def overdue(self) -> list[View]:
         """Return the pictures that no prediction came for in time."""
         now_ns = time.monotonic_ns()
-        if now_ns - self._t_prediction_ns < _PATIENCE_NS:
+        if now_ns - self._t_prediction_ns < self._patience_ns:
             return []
         views = [View(frame, None) for frame in self._waiting]
         self._waiting.clear()
@@ -70,7 +73,9 @@ class Pairing:
 
     def add_prediction(self, prediction: PredictionMessage) -> list[View]:
         """Take a prediction in; return views of the pictures that it looked at and that still wait."""
-        self._t_prediction_ns = prediction.arrival.t_received_ns
+        now_ns = prediction.arrival.t_received_ns
+        self._patience_ns = min(max(_PATIENCE_NS, 2 * (now_ns - self._t_prediction_ns)), _MAX_PATIENCE_NS)
+        self._t_prediction_ns = now_ns
         scale = self._scale(prediction)
         views = []
         while self._waiting and self._waiting[0].index <= prediction.last_index:

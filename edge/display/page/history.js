@@ -10,15 +10,14 @@ export class History {
     this.threshold = null;
   }
 
-  /** @param {[number, number][]} past ms before now (negative) and probability */
-  restore(past) {
-    const now = performance.now();
-    this.points = past.map(([ms, probability]) => [now + ms, probability]);
+  /** @param {[number, number][]} past time on the server's clock in ms and probability */
+  restore(past, clock) {
+    this.points = past.map(([ms, probability]) => [clock.toPage(ms), probability]);
   }
 
-  add(probability, threshold, ageMs) {
+  add(probability, threshold, ms) {
     this.threshold = threshold;
-    this.points.push([performance.now() - ageMs, probability]);
+    this.points.push([ms, probability]);
   }
 
   draw() {

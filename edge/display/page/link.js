@@ -1,14 +1,16 @@
 // The one connection to edge-display: messages in, and whether the server or the network is lost.
 
+import { ServerClock } from "./clock.js";
+
 const SILENT_MS = 1500; // the server ticks four times a second
 const RETRY_MS = 500;
 const PROBE_MS = 1000;
 
 export class Link {
-  /** @param {(message: {facts: object, blobs: Uint8Array[]}) => void} onMessage */
+  /** @param {(message: {facts: object, blobs: Uint8Array[]}, clock: ServerClock) => void} onMessage */
   constructor(onMessage) {
     this.onMessage = onMessage;
-    this.down = "network";
+    this.down = isLocal() ? "server" : "network";
     this.lastMs = -Infinity;
     this.open();
   }
@@ -19,16 +21,19 @@ export class Link {
   }
 
   open() {
+    const clock = new ServerClock();
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(`${scheme}//${location.host}/live`);
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => {
       this.lastMs = performance.now();
-      if (typeof event.data === "string") {
+      if (typeof event.data !== "string") {
+        this.onMessage(decode(event.data), clock);
+      } else if (event.data === "end") {
         // confirmed when it is drawn: the server sends no more than this browser can show
         requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
       } else {
-        this.onMessage(decode(event.data));
+        clock.note(Number(event.data)); // a bundle begins with the time that it was sent at
       }
     };
     const watch = setInterval(() => {
@@ -44,9 +49,14 @@ export class Link {
   }
 }
 
+function isLocal() {
+  return ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+}
+
 /** A server that is gone is refused at once; a network that is gone does not answer. */
 async function probe() {
-  if (!navigator.onLine && !["127.0.0.1", "localhost", "[::1]"].includes(location.hostname)) return "network";
+  if (isLocal()) return "server";
+  if (!navigator.onLine) return "network";
   const started = performance.now();
   try {
     await fetch("/healthz", { signal: AbortSignal.timeout(PROBE_MS) });

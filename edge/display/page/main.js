@@ -12,7 +12,7 @@ let settings = { stale_ms: 500, vanish_ms: 2000 };
 
 const handlers = {
   settings: (facts) => (settings = facts),
-  tick: ({ streams }) => {
+  tick: ({ streams }, clock) => {
     const present = new Set(streams.map((stream) => stream.id));
     for (const [id, tile] of tiles) {
       if (!present.has(id)) {
@@ -20,18 +20,18 @@ const handlers = {
         tiles.delete(id);
       }
     }
-    for (const stream of streams) tileOf(stream.id).onTick(stream);
+    for (const stream of streams) tileOf(stream.id).onTick(stream, clock);
     document.body.dataset.tiles = tiles.size === 1 ? "one" : "many";
   },
-  history: (facts) => tileOf(facts.stream).history.restore(facts.past),
-  prediction: (facts) => tileOf(facts.stream).onPrediction(facts),
+  history: (facts, clock) => tileOf(facts.stream).history.restore(facts.past, clock),
+  prediction: (facts, clock) => tileOf(facts.stream).onPrediction(facts, clock),
   keyframes: (facts) => tileOf(facts.stream).onKeyframes(facts),
 };
 
-const link = new Link((message) => {
+const link = new Link((message, clock) => {
   const { facts } = message;
   if (facts.kind === "view") tileOf(facts.stream).onView(message);
-  else handlers[facts.kind]?.(facts);
+  else handlers[facts.kind]?.(facts, clock);
 });
 
 function tileOf(id) {

@@ -19,6 +19,7 @@ export class Tile {
     this.stream = null;
     this.result = null;
     this.waiting = [];
+    this.decoded = Promise.resolve();
     this.view = null;
     this.num_drawn = 0;
     this.section = document.getElementById("tile").content.firstElementChild.cloneNode(true);
@@ -27,28 +28,32 @@ export class Tile {
     this.history = new History(this.part("history"));
   }
 
-  onTick(stream) {
-    this.stream = { ...stream, t_ms: performance.now() };
+  onTick(stream, clock) {
+    this.stream = { ...stream, spokeMs: stream.t_message_ms === null ? null : clock.toPage(stream.t_message_ms) };
     this.part("name").textContent = stream.name;
   }
 
-  onPrediction(facts) {
-    this.result = { ...facts, t_ms: performance.now() - facts.age_ms };
-    this.history.add(facts.probability, facts.threshold, facts.age_ms);
+  onPrediction(facts, clock) {
+    this.result = { ...facts, t_ms: clock.toPage(facts.t_ms) };
+    this.history.add(facts.probability, facts.threshold, this.result.t_ms);
   }
 
-  async onView(message) {
-    const view = await decodeView(message).catch(() => null);
-    if (view === null) return;
-    this.waiting.push(view);
-    while (this.waiting.length > MAX_WAITING) this.waiting.shift().bitmap.close();
+  onView(message) {
+    const decoding = decodeView(message).catch(() => null);
+    // several are decoded at a time, and shown in the order in which they came
+    this.decoded = this.decoded.then(async () => {
+      const view = await decoding;
+      if (view === null) return;
+      this.waiting.push(view);
+      while (this.waiting.length > MAX_WAITING) this.waiting.shift().bitmap.close();
+    });
   }
 
   onKeyframes({ keyframes }) {
     this.part("keyframes").replaceChildren(...keyframes.map((keyframe) => this.thumbnail(keyframe)));
   }
 
-  /** The age of the result now, whatever the clocks: as told when it came, and what has passed since. */
+  /** The age of the result now. */
   get ageMs() {
     return this.result === null ? Infinity : performance.now() - this.result.t_ms;
   }
@@ -81,7 +86,7 @@ export class Tile {
   }
 
   silentMs() {
-    return this.stream.silent_ms === null ? null : this.stream.silent_ms + performance.now() - this.stream.t_ms;
+    return this.stream.spokeMs === null ? null : performance.now() - this.stream.spokeMs;
   }
 
   drawNumber({ showsNumber, isCurrent, key }) {
