@@ -81,7 +81,7 @@ class OpenVinoEngine(HostEngine):
             compiled = core.compile_model(model, device, self._properties(precision, options))
             self._outputs = [compiled.output(name) for name in OUTPUT_NAMES]
             self._create_requests(openvino, compiled)
-        except RuntimeError as exc:
+        except Exception as exc:  # its errors have no common class but this
             raise EngineError(f"OpenVINO cannot load {path} on {device}: {last_line(exc)}") from exc
 
     def _properties(self, precision: str, options: EngineOptions) -> dict[str, Any]:
