@@ -151,7 +151,7 @@ class CaptureLoop:
             epoch = self._on_interruption(state, reason, is_end)
             self._is_cut_short = epoch is None
             self._epoch = epoch or 0
-            self._sampler.interrupt(f"it begins anew after: {reason}")
+            self._sampler.interrupt(reason if state is State.WARMUP else f"it begins anew after: {reason}")
 
     def _is_over(self) -> bool:
         return self._stop.is_set() or self._is_cut_short
