@@ -20,6 +20,7 @@ from edge.roi import parse_masks, parse_roi
 from edge.sources.listing import ListSources
 from edge.sources.options import SourceOptions
 from edge.sources.v4l2_modes import parse_size
+from edge.tuning import parse_tuning
 from engines import BACKENDS
 
 _IMAGE = ImageThresholds()
@@ -34,6 +35,8 @@ class Config:
     engine: str = str(DEMO_BUNDLE)
     backend: str = "auto"
     device: str | None = None
+    precision: str | None = None
+    tune: str | None = None
     publish: str = "tcp://127.0.0.1:5555"
     stream: str = "main"
     hop: int = 1
@@ -101,6 +104,7 @@ class Config:
         rate = self.frame_rate
         _check(rate is None or 0 < rate <= 1000, f"--frame-rate is {rate}; it must be above 0, up to 1000 a second")
         parse_roi(self.roi)
+        parse_tuning(self.tune or "")
         parse_masks(self.mask)
         _check(0 <= self.freeze_ms <= 60_000, f"--freeze-ms is {self.freeze_ms:g}; it must be 0 (off) to 60000 ms")
         _check(0 < self.still_level <= 255, f"--still-level is {self.still_level:g}; it must be above 0, up to 255")
@@ -193,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
     add("--backend", metavar="B", help=f"auto, {', '.join(BACKENDS)} (default: auto)")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
+    add("--precision", metavar="P", help="fp32, fp16, bf16 or int8, of what edge-build made (default: auto's choice)")
+    add("--tune", metavar="K=V,...", help="threads=N, pinning=on|off, cache=DIR for compiled models")
     add("--publish", metavar="ADDRESS", help="where to bind (default: tcp://127.0.0.1:5555)")
     add("--stream", metavar="NAME", help="name in the topics (default: main)")
     add("--hop", metavar="N", type=int, help="new clip frames between two windows (default: 1)")

@@ -29,6 +29,7 @@ from edge.status import StatusReport
 from edge.stream_state import StreamState
 from edge.systemd import Notifier
 from edge.terms import Terms
+from edge.tuning import parse_tuning
 from engines import Bundle, Engine, load_engine
 
 if TYPE_CHECKING:
@@ -291,7 +292,12 @@ class Pipeline:
         first_epoch = 0
         while True:
             engine = load_engine(
-                self._bundle, self._config.backend, self._config.device, is_for_throughput=self._is_lossless
+                self._bundle,
+                self._config.backend,
+                self._config.device,
+                self._config.precision,
+                is_for_throughput=self._is_lossless,
+                **parse_tuning(self._config.tune or ""),
             )
             try:
                 return self._run_engine(engine, first_epoch)

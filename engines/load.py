@@ -1,6 +1,7 @@
 """From a bundle to a proven engine: the one table of backends."""
 
 import importlib
+from pathlib import Path
 from typing import Protocol, cast
 
 from engines.bundle import Bundle
@@ -38,6 +39,8 @@ def load_engine(
     *,
     is_for_throughput: bool = False,
     num_threads: int | None = None,
+    is_pinned: bool | None = None,
+    cache_dir: Path | None = None,
 ) -> Engine:
     """Load the bundle on a backend, warm it up and check it against the reference.
 
@@ -48,6 +51,8 @@ def load_engine(
         precision: Arithmetic; None for the backend's default.
         is_for_throughput: Have several windows in flight.
         num_threads: Processor threads for the network; None for the backend's choice.
+        is_pinned: Whether each of them stays on one core; None for the backend's choice.
+        cache_dir: Where compiled models are kept for the next start; None for nowhere.
 
     Raises:
         BackendError: Unknown backend or device, or the library is not installed.
@@ -56,7 +61,12 @@ def load_engine(
         EngineError: The backend could not load the model.
     """
     options = EngineOptions(
-        device=device, precision=precision, is_for_throughput=is_for_throughput, num_threads=num_threads
+        device=device,
+        precision=precision,
+        is_for_throughput=is_for_throughput,
+        num_threads=num_threads,
+        is_pinned=is_pinned,
+        cache_dir=cache_dir,
     )
     if backend == "auto":
         from engines.auto import load_best  # stands on this module

@@ -15,6 +15,7 @@ from rich.console import Console
 from edge.commandline import Parser, print_line, run_command
 from edge.config import DEMO_BUNDLE
 from edge.errors import ConfigError, EngineError
+from edge.tuning import parse_tuning
 from engines import BACKENDS, Bundle, load_bundle
 from engines.load import backend_module
 from tools.bench_engine import EngineChoice, measure_engines
@@ -67,7 +68,9 @@ def _parse() -> argparse.Namespace:
         "--precision", metavar="P", nargs="+", action="extend", help="of what the bundle has (default: all)"
     )
     engine.add_argument("--seconds", metavar="S", type=float, default=10.0, help="for each engine (default: 10)")
-    engine.add_argument("--threads", metavar="N", type=int, help="processor threads (default: the backend's choice)")
+    engine.add_argument(
+        "--tune", metavar="K=V,...", help="as edge-infer takes it: threads=N, pinning=on|off, cache=DIR"
+    )
     engine.add_argument(
         "--throughput", action="store_true", help="with several windows in flight, as at --pace max, where it can"
     )
@@ -93,6 +96,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _bench_engine(options: argparse.Namespace) -> Report:
+    parse_tuning(options.tune or "")
     if options.plot is not None:
         check_plot(options.plot)
     bundle = load_bundle(options.bundle)
@@ -132,7 +136,7 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
                 precision=precision,
                 device=options.device,
                 is_for_throughput=options.throughput,
-                num_threads=options.threads,
+                tune=options.tune,
             )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from edge.commandline import Parser, print_line, run_command
 from edge.errors import EdgeError
+from edge.tuning import parse_tuning
 from engines import Engine, load_bundle, load_engine
 from tools.children import Child, peak_rss_mb, running
 from tools.measures import percentiles
@@ -36,13 +37,13 @@ class EngineChoice:
     device: str | None = None
     is_for_throughput: bool = False
     """Several windows in flight, as at `--pace max`."""
-    num_threads: int | None = None
+    tune: str | None = None
+    """As `edge-infer --tune` takes it."""
 
     @property
     def arguments(self) -> list[str]:
         """Return the child's arguments."""
-        given = {"--backend": self.backend, "--precision": self.precision, "--device": self.device}
-        given["--threads"] = None if self.num_threads is None else str(self.num_threads)
+        given = {"--backend": self.backend, "--precision": self.precision, "--device": self.device, "--tune": self.tune}
         pairs = [part for name, value in given.items() if value is not None for part in (name, value)]
         return [*pairs, "--throughput"] if self.is_for_throughput else pairs
 
@@ -118,7 +119,7 @@ def _run() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision")
     parser.add_argument("--device")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--tune", default="")
     parser.add_argument("--throughput", action="store_true")
     options = parser.parse_args()
     start_s = time.monotonic()
@@ -129,7 +130,7 @@ def _run() -> int:
         options.device,
         options.precision,
         is_for_throughput=options.throughput,
-        num_threads=options.threads,
+        **parse_tuning(options.tune),
     )
     with contextlib.closing(engine):
         _tell(_describe(engine, time.monotonic() - start_s))

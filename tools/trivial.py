@@ -41,7 +41,7 @@ def write_trivial_bundle(
     shape_tchw = (num_frames, spec.channels, *spec.crop_hw)
     onnx.save(_network(*shape_tchw), folder / "model.onnx")
     clips = np.random.default_rng(0).random((2, *shape_tchw), np.float32)
-    clips[1] *= 0.5  # darker, so that the two clips differ in their top class or nearly so
+    clips[0], clips[1] = clips[0] / 2 + 0.5, clips[1] / 2  # one bright and one dark, so that their top classes differ
     heatmaps = _block_means(clips)
     positive = heatmaps.mean((1, 2, 3)) + (0 if is_honest else 0.1)
     probabilities = np.stack([1 - positive, positive], 1)
