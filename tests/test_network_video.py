@@ -146,7 +146,7 @@ def test_server_that_is_not_there_is_an_error(scheme: str) -> None:
 def test_rtsp_damaged_packets_are_left_out_and_counted() -> None:
     with serving() as server:
         server.damage_every = 7
-        items = items_of(open_source(server.url), has_frames(60))
+        items = items_of(open_source(server.url), has_frames(30))
         assert sum(item.counter == "bad_frames" for item in items if isinstance(item, Trouble)) > 0
         assert {number_of(frame.pixels) for frame in frames_of(items)} <= set(server.sender.t_sent_ns)
 
