@@ -24,6 +24,7 @@ from trainer.failures import explained
 from trainer.finish import video_logits
 from trainer.fit import fit
 from trainer.keeper import COLUMNS, best_row, is_exhausted
+from trainer.manifest import ManifestError
 from trainer.module import parameter_groups, validation_metrics
 from trainer.plan import make_plan
 from trainer.profile import profile
@@ -122,7 +123,8 @@ def coarse_and_fine_grains(folder: Path) -> Path:
 @pytest.mark.parametrize("preset", ["paper", "best"])
 def test_fit_learns_what_can_be_learned(tmp_path: Path, preset: str) -> None:
     manifest = coarse_and_fine_grains(tmp_path)
-    run = fit(fit_options(manifest, tmp_path / "run", "epochs=12", "frame_interval_ms=40", preset=preset, fold=1))
+    settings = ("epochs=10", "clips_per_video=1", "batch_size=4", "frame_interval_ms=40")
+    run = fit(fit_options(manifest, tmp_path / "run", *settings, preset=preset, fold=1))
     with (run.path / "metrics.csv").open(encoding="utf-8") as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < 0.6 * losses[0]
@@ -209,6 +211,22 @@ def test_fit_names_videos_that_are_too_short_and_leaves_them_out(
     assert plan.run.left_out.keys() == {"short/videos/000000.mp4"}
     assert len(plan.train) + len(plan.validation) == 8
     assert "warning: short/videos/000000.mp4 is left out" in capsys.readouterr().err
+
+
+def test_fit_whose_validation_videos_cannot_be_used_is_refused_before_training(
+    phantom_manifest: Path, tmp_path: Path
+) -> None:
+    list(write_dataset(DatasetSpec(tmp_path / "short", num_videos=1, seed=9, num_frames=3, size_wh=(128, 96))))
+    videos = [line.split(",") for line in phantom_manifest.read_text(encoding="utf-8").splitlines()[1:]]
+    positive = next(name for name, label, _ in videos if label == "1")
+    lines = [f"{phantom_manifest.parent}/{name},{label},{patient},train" for name, label, patient in videos]
+    lines[0] = lines[0].replace("train", "val")
+    assert positive not in lines[0]
+    (tmp_path / "manifest.csv").write_text(
+        "\n".join(["path,label,patient_id,split", *lines, "short/videos/000000.mp4,1,new,val"]), encoding="utf-8"
+    )
+    with pytest.raises(ManifestError, match="the 1 validation videos that can be used are of class negative alone"):
+        make_plan(fit_options(tmp_path / "manifest.csv", tmp_path / "run"))
 
 
 def test_fit_starts_from_another_runs_weights(

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from trainer.errors import RunError
 from trainer.files import write_json
 from trainer.fit import fit
-from trainer.folds import fold_numbers
+from trainer.folds import fold_numbers, split_for_fold
 from trainer.manifest import read_manifest
 from trainer.metrics import measure
 from trainer.plan import FitOptions
@@ -32,13 +32,15 @@ def cross_validate(options: FitOptions) -> dict[str, Any]:
         ConfigError: As `fit`, before the first fold is trained.
         TrainingError: Training stopped; what was trained before is kept.
     """
-    numbers = fold_numbers(read_manifest(options.manifest), options.num_folds)
-    folders = [options.out / f"fold-{number}" for number in numbers]
+    manifest = read_manifest(options.manifest)
+    numbers = fold_numbers(manifest, options.num_folds)
+    for number in numbers:  # a fold without a class is refused before the first is trained
+        split_for_fold(manifest, number, options.num_folds, options.seed, options.by)
     _check_folder(options)
     runs = []
-    for number, folder in zip(numbers, folders, strict=True):
+    for number in numbers:
         _say(f"fold {number}:")
-        runs.append(fit(dataclasses.replace(options, fold=number, out=folder)))
+        runs.append(fit(dataclasses.replace(options, fold=number, out=options.out / f"fold-{number}")))
         if rank_zero_only.rank == 0:
             _say(describe_result(runs[-1]))
     return _summarise(options.out, runs) if rank_zero_only.rank == 0 else {}

@@ -17,6 +17,7 @@ from trainer.plan import FitOptions, Plan
 from trainer.progress import TrainingProgress
 from trainer.recipe import Recipe
 from trainer.resume import identity_of
+from trainer.surroundings import default_precision
 
 
 def fit_trainer(plan: Plan, options: FitOptions) -> pl.Trainer | None:
@@ -97,12 +98,6 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-
-
-def default_precision(recipe: Recipe) -> str:
-    """Return bfloat16 where the recipe wants it and the GPU has it, else float32."""
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if recipe.mixed_precision and has_bfloat16 else "32-true"
 
 
 def class_weights(labels: Sequence[int], num_classes: int, recipe: Recipe) -> torch.Tensor:

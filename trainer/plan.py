@@ -19,7 +19,7 @@ from trainer.models import MODELS
 from trainer.recipe import Recipe, make_recipe
 from trainer.resume import Start, find_start
 from trainer.runs import Run, build_network, load_run
-from trainer.surroundings import hardware, versions
+from trainer.surroundings import default_precision, hardware, versions
 from trainer.video import Video
 
 Decoded = tuple[Video, VideoFrames]
@@ -84,8 +84,8 @@ def make_plan(options: FitOptions) -> Plan:
     _tell_left_out(left_out)
     train = tuple((video, store.get(video)) for video in split.train if video.id not in left_out)
     validation = tuple((video, store.get(video)) for video in split.validation if video.id not in left_out)
-    _check_classes(manifest, train, "training", len(manifest.classes))
-    _check_classes(manifest, validation, "validation", 2)
+    _check_classes(manifest, train, "training", set(range(len(manifest.classes))))
+    _check_classes(manifest, validation, "validation", {len(manifest.classes) - 1})
     return Plan(dataclasses.replace(run, left_out=left_out), recipe, start, network, train, validation)
 
 
@@ -105,7 +105,7 @@ def _describe(options: FitOptions, manifest: Manifest, recipe: Recipe, split: Sp
         fold=options.fold,
         split={name: [video.id for video in videos] for name, videos in parts.items()},
         versions=versions(),
-        hardware=hardware(options.devices, options.num_nodes, options.precision),
+        hardware=hardware(options.devices, options.num_nodes, options.precision or default_precision(recipe)),
     )
 
 
@@ -152,9 +152,12 @@ def _tell_left_out(left_out: dict[str, str]) -> None:
             print_line("warning", f"{name} is left out: {reason}")
 
 
-def _check_classes(manifest: Manifest, videos: Sequence[Decoded], what: str, num_needed: int) -> None:
-    if len({video.label for video, _ in videos}) < num_needed:
+def _check_classes(manifest: Manifest, videos: Sequence[Decoded], what: str, needed: set[int]) -> None:
+    """Refuse videos that lack a needed class, or are all of one."""
+    labels = {video.label for video, _ in videos}
+    if len(labels) < 2 or not needed <= labels:
+        there = ", ".join(manifest.classes[label] for label in sorted(labels)) or "none"
         raise ManifestError(
-            f"{manifest.path}: only {len(videos)} {what} videos can be used, and a class has none of them; mend the "
-            "files that are left out, or add videos"
+            f"{manifest.path}: the {len(videos)} {what} videos that can be used are of class {there} alone; mend the "
+            "files that are left out, choose another split or fold, or add videos"
         )

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from trainer.recipe import Recipe
+
 PACKAGES = ("edge-ultrasound", "torch", "lightning", "monai", "numpy", "av", "opencv-python-headless")
 
 
@@ -16,7 +18,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def hardware(num_devices: int, num_nodes: int, precision: str | None) -> dict[str, Any]:
+def hardware(num_devices: int, num_nodes: int, precision: str) -> dict[str, Any]:
     """Return what computes."""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
@@ -25,8 +27,14 @@ def hardware(num_devices: int, num_nodes: int, precision: str | None) -> dict[st
         **gpu,
         "num_devices": num_devices,
         "num_nodes": num_nodes,
-        "precision": precision or "of the recipe",
+        "precision": precision,
     }
+
+
+def default_precision(recipe: Recipe) -> str:
+    """Return bfloat16 where the recipe wants it and the GPU has it, else float32, as Lightning names them."""
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if recipe.mixed_precision and has_bfloat16 else "32-true"
 
 
 def _cpu_name() -> str:
