@@ -102,7 +102,10 @@ def _is_equal(given: str, token: str) -> bool:
 
 def _check_host(request: web.Request, hosts: Sequence[str]) -> None:
     """Refuse a page elsewhere that made a name of its own point to this machine."""
-    host = request.url.host or ""
+    try:
+        host = request.url.host or ""
+    except ValueError as exc:
+        raise web.HTTPBadRequest(text="This request names no host.") from exc
     if not is_loopback(host) and host not in hosts:
         raise web.HTTPForbidden(
             text="This display serves its own machine alone: open http://127.0.0.1 and its port, or see --allow-host."

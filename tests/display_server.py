@@ -1,0 +1,93 @@
+"""Runs the real `edge-display` as a process, and reads it as a browser does."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import aiohttp
+
+DEADLINE_S = 30.0
+
+Bundle = list[tuple[dict[str, Any], list[bytes]]]
+"""Facts and blobs of each message that came together."""
+
+
+class DisplayServer:
+    """A running edge-display and where it serves."""
+
+    def __init__(self, *arguments: str, http: str = "127.0.0.1:0") -> None:
+        command = [sys.executable, "-m", "edge.display.cli", "--http", http, *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().rpartition(" ")[2].strip()
+        assert self.url.startswith("http"), self.process.communicate(timeout=DEADLINE_S)[1]
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return self.url.partition("://")[2].strip("/")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def serving(*arguments: str, http: str = "127.0.0.1:0") -> Iterator[DisplayServer]:
+    """Start edge-display; end it whatever happens."""
+    server = DisplayServer(*arguments, http=http)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Browser:
+    """One WebSocket that reads bundles, and confirms them when it is told to."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+
+    async def bundle(self) -> Bundle:
+        """Return the next bundle; it is not confirmed."""
+        messages: Bundle = []
+        t_sent_ms = float(await self.socket.receive_str(timeout=DEADLINE_S))
+        assert t_sent_ms > 0
+        while (part := await self.socket.receive(timeout=DEADLINE_S)).type is aiohttp.WSMsgType.BINARY:
+            messages.append(decode(part.data))
+        assert part.data == "end", part
+        return messages
+
+    async def confirm(self) -> None:
+        await self.socket.send_str("drawn")
+
+    async def until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], list[bytes]]:
+        """Read and confirm until a message of this kind comes, and return it."""
+        while True:
+            bundle = await self.bundle()
+            await self.confirm()
+            for facts, blobs in bundle:
+                if is_wanted(facts):
+                    return facts, blobs
+
+
+@contextlib.asynccontextmanager
+async def browsing(server: DisplayServer, **headers: str) -> AsyncIterator[Browser]:
+    """Open the page's WebSocket."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}live", headers=headers) as socket:
+        yield Browser(socket)
+
+
+def decode(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Read one message of the display's WebSocket."""
+    end = 4 + int.from_bytes(data[:4], "little")
+    facts = json.loads(data[4:end])
+    blobs = []
+    for size in facts["blobs"]:
+        blobs.append(data[end : end + size])
+        end += size
+    assert end == len(data)
+    return facts, blobs
