@@ -150,7 +150,7 @@ class RtspServer:
                 self._players.remove(player)
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), connection:
             for method, sequence, is_known in self._requests(connection):
                 if self._password is not None and not is_known:
                     answer = 'RTSP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm="x"\r\n'
