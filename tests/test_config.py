@@ -38,7 +38,7 @@ def test_config_every_option_is_read_from_the_command_line() -> None:
         "--source a.mp4 --engine b --backend openvino --device CPU --publish tcp://127.0.0.1:6000 --stream left "
         "--hop 4 --pace max --roi 1,2,300,400 --duration 2.5 --max-windows 7 --loop --frames 5 --wait-subscribers 2 "
         "--curve keys --insecure --log-format json --status-file s.json --mask 1,2,3,4 --video-size 640x480 "
-        "--frame-rate 25 --pixel-format YUYV"
+        "--frame-rate 25 --allow-aet A,B --tls-cert c.pem --tls-key k.pem --tls-ca a.pem --pixel-format YUYV"
     )
     given = dataclasses.asdict(read_config(arguments.split()))
     wanted = {
@@ -64,6 +64,10 @@ def test_config_every_option_is_read_from_the_command_line() -> None:
         "video_size": "640x480",
         "frame_rate": 25.0,
         "pixel_format": "YUYV",
+        "allow_aet": "A,B",
+        "tls_cert": "c.pem",
+        "tls_key": "k.pem",
+        "tls_ca": "a.pem",
     }
     assert {**given, **wanted} == given
 
