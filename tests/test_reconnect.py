@@ -185,3 +185,45 @@ def test_retry_waits_longer_each_time_and_starts_short_after_a_frame(monkeypatch
 
     play_through_losses(play, lambda _: None, Stop(), lambda: next(num_frames))
     assert waits == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.05]
+
+
+def _used() -> tuple[int, int, int]:
+    """Return the numbers of threads, descriptors and resident bytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), pages * 4096
+
+
+@pytest.mark.slow
+def test_thousand_losses_leave_no_memory_threads_or_descriptors(
+    trivial_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edge.reconnect.MIN_WAIT_S", 0.0)
+    caplog.set_level("CRITICAL")  # the records that pytest keeps would grow
+    used: list[tuple[int, int, int]] = []
+
+    def scripts() -> Iterator[Sequence[Step]]:
+        for number in range(1000):  # made one by one: a loss that is kept keeps its frames
+            yield [3, Pause("no signal"), 18, SourceLost("out", is_fault=number % 2 == 0)]
+        yield [20]
+
+    class Faulty(ScriptedSource):
+        def __init__(self) -> None:
+            super().__init__()
+            self._connections = scripts()
+
+        def frames(self) -> Iterator[LiveItem]:
+            used.append(_used())
+            del heard.told[:-100]  # the test's own notes are not to be measured
+            yield from super().frames()
+
+    monkeypatch.setattr("test_reconnect.ScriptedSource", Faulty)
+    heard = Heard(trivial_bundle, monkeypatch=monkeypatch)
+    heard.pipeline.run()
+
+    counters = heard.meters.counters
+    assert (counters["losses"], counters["reconnects"], counters["captured"]) == (1000, 1000, 21_020)
+    assert heard.windows[-1] == (21_004, 21_019)
+    threads, descriptors, memory = zip(*used, strict=True)
+    assert set(threads[100:]) == {threads[100]}
+    assert set(descriptors[100:]) == {descriptors[100]}
+    assert memory[-1] - memory[200] < 4 * 2**20
