@@ -68,6 +68,7 @@ class OverlayVideo:
 
     def close(self) -> None:
         """Finish the file; a warning where no picture came."""
+        self._write_all(self._pairing.rest())
         if self._container is None or self._stream is None:
             print_line("warning", f"no picture came: {self._path} is not written; start edge-infer with --frames 30")
             return

@@ -67,6 +67,10 @@ class Pairing:
         now_ns = time.monotonic_ns()
         if now_ns - self._t_prediction_ns < self._patience_ns:
             return []
+        return self.rest()
+
+    def rest(self) -> list[View]:
+        """Return all pictures that still wait: nothing comes any more."""
         views = [View(frame, None) for frame in self._waiting]
         self._waiting.clear()
         return views
