@@ -21,6 +21,7 @@ class Options:
     """The command line."""
 
     connect: list[str]
+    control: list[str]
     http: str
     token_file: Path | None
     allow_host: list[str]
@@ -31,8 +32,13 @@ class Options:
     vanish_ms: float
 
     def __post_init__(self) -> None:
-        for address in self.connect:
+        for address in (*self.connect, *self.control):
             check_form(address)
+        if self.control and len(self.control) != len(self.connect):
+            raise ConfigError(
+                f"--control has {len(self.control)} addresses and --connect {len(self.connect)}; give one for each "
+                "daemon, in the same order"
+            )
         if not 0 < self.stale_ms <= self.vanish_ms < math.inf:
             raise ConfigError(
                 f"--stale-ms is {self.stale_ms:g} and --vanish-ms {self.vanish_ms:g}; a result must turn stale before "
@@ -68,6 +74,7 @@ def _parse() -> Options:
     )
     add = parser.add_argument
     add("--connect", metavar="ADDRESS", nargs="+", default=[DEFAULT_ADDRESS], help=f"daemons ({DEFAULT_ADDRESS})")
+    add("--control", metavar="ADDRESS", nargs="+", default=[], help="their --control sockets: exams from the page")
     add("--http", metavar="HOST:PORT", default="127.0.0.1:8080", help="where to serve (default: %(default)s)")
     add("--token-file", metavar="FILE", type=Path, help="a secret that browsers must show: http://HOST/?token=SECRET")
     add("--allow-host", metavar="NAME", nargs="+", default=[], help="names under which a reverse proxy serves the page")
@@ -99,6 +106,7 @@ async def _serve(options: Options, token: str | None, tls: ssl.SSLContext | None
         hosts=options.allow_host,
         stale_ms=options.stale_ms,
         vanish_ms=options.vanish_ms,
+        controls=dict(zip(options.connect, options.control, strict=False)),
     )
     await serve(app, *options.host_and_port, tls, stop)
 

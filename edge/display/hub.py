@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from edge.display.clients import Clients
@@ -30,6 +31,8 @@ class Stream:
     prediction: PredictionMessage | None = None
     status: StatusMessage | None = None
     t_message_ns: int = 0
+    exam_id: str | None = None
+    """Of the exam that the keyframes are of."""
 
 
 class Hub:
@@ -39,6 +42,8 @@ class Hub:
         self.streams: dict[str, Stream] = {}
         self.connections: dict[str, tuple[bool, str]] = {}
         """Address to (is up, why not)."""
+        self.exams: dict[str, bytes] = {}
+        """Address of a daemon with a control socket to what the browsers are told of its exam."""
         self._clients = clients
 
     def connection(self, address: str, is_up: bool, reason: str) -> None:
@@ -50,6 +55,7 @@ class Hub:
         """Take a message in."""
         stream = self._stream(address, message.stream)
         stream.t_message_ns = message.arrival.t_received_ns
+        self._follow_exam(stream, message)
         if isinstance(message, FrameMessage):
             self._show(stream, stream.pairing.add_frame(message))
         elif isinstance(message, PredictionMessage):
@@ -69,6 +75,7 @@ class Hub:
     def greeting(self) -> list[tuple[str, bytes]]:
         """Return what a browser that comes now must be told, by slot."""
         messages = [("tick", encode({"kind": "tick", "streams": self._states()}))]
+        messages += [(f"exam {address}", message) for address, message in self.exams.items()]
         for stream in self.streams.values():
             past = [[round(t_ns / 1e6), probability] for t_ns, probability in stream.history]
             messages.append((f"history {stream.id}", encode({"kind": "history", "stream": stream.id, "past": past})))
@@ -76,6 +83,30 @@ class Hub:
             if stream.prediction is not None:
                 messages.append((f"prediction {stream.id}", _encode_prediction(stream, stream.prediction)))
         return messages
+
+    def exam(self, address: str, exam: Facts | None, trouble: str) -> None:
+        """Tell the browsers of a daemon's exam, or why it is not known."""
+        self.exams[address] = encode({"kind": "exam", "address": address, "exam": exam, "trouble": trouble})
+        self._clients.send(f"exam {address}", self.exams[address])
+
+    def restore_keyframes(self, address: str, exam_id: str, keyframes: Sequence[Keyframe]) -> None:
+        """Show keyframes that the daemon kept: this server was not there when they came."""
+        if not keyframes:
+            return
+        stream = self._stream(address, keyframes[0].view.frame.stream)
+        if stream.exam_id != exam_id or not stream.keyframes.kept:
+            stream.exam_id = exam_id
+            stream.keyframes.restore(keyframes)
+            self._clients.send(f"keyframes {stream.id}", _encode_keyframes(stream))
+
+    def _follow_exam(self, stream: Stream, message: AnyMessage) -> None:
+        """Forget the keyframes when a new exam begins."""
+        exam = message.header.get("exam")
+        exam_id = exam.get("id") if isinstance(exam, dict) else None
+        if exam_id is not None and exam_id != stream.exam_id:
+            stream.exam_id = exam_id
+            stream.keyframes.clear()
+            self._clients.send(f"keyframes {stream.id}", _encode_keyframes(stream))
 
     def keyframe(self, keyframe_id: int) -> Keyframe | None:
         """Return a keyframe that is still kept."""

@@ -59,6 +59,10 @@ class Keyframes:
         self.kept = sorted([*others, keyframe], key=lambda kept: -kept.probability)[:NUM_KEPT]
         return True
 
+    def restore(self, keyframes: Sequence[Keyframe]) -> None:
+        """Take up keyframes that were kept elsewhere, the strongest first; each gets an id of this process."""
+        self.kept = [dataclasses.replace(keyframe, id=next(_ids)) for keyframe in keyframes]
+
     def clear(self) -> None:
         """Forget all, for a new exam."""
         self.kept = []

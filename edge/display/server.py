@@ -5,17 +5,18 @@ import contextlib
 import errno
 import importlib.resources
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from aiohttp import web
 
 from edge import __version__
 from edge.display.clients import Clients
+from edge.display.exams import ExamDesk
 from edge.display.feed import Feed
 from edge.display.hub import Hub, encode, view_facts
 from edge.display.security import guard
-from edge.errors import BindError
+from edge.errors import BindError, EdgeError
 
 PAGE = Path(str(importlib.resources.files("edge.display"))) / "page"
 
@@ -23,6 +24,7 @@ _TICK_S = 0.25
 _MAX_TEXT_BYTES = 4096
 _HEARTBEAT_S = 5.0
 
+DESK = web.AppKey("desk", ExamDesk)
 HUB, CLIENTS, SETTINGS = web.AppKey("hub", Hub), web.AppKey("clients", Clients), web.AppKey("settings", bytes)
 
 
@@ -34,6 +36,7 @@ def make_app(
     hosts: Sequence[str],
     stale_ms: float,
     vanish_ms: float,
+    controls: Mapping[str, str] | None = None,
 ) -> web.Application:
     """Return the application; it connects to the daemons when it starts.
 
@@ -44,23 +47,26 @@ def make_app(
         hosts: Names under which a reverse proxy serves the page.
         stale_ms: Age from which a result is marked as stale.
         vanish_ms: Age from which its number is no longer shown.
+        controls: Control addresses of daemons that have one, by the addresses where they publish.
     """
-    app = web.Application(middlewares=guard(token, hosts))
+    app = web.Application(middlewares=guard(token, hosts), client_max_size=_MAX_TEXT_BYTES)
     app[CLIENTS] = Clients()
     app[HUB] = Hub(app[CLIENTS])
+    app[DESK] = ExamDesk(app[HUB], controls or {}, curve)
     app[SETTINGS] = encode({"kind": "settings", "version": __version__, "stale_ms": stale_ms, "vanish_ms": vanish_ms})
     app.add_routes(
         [
             web.get("/", _index),
             web.get("/live", _live),
             web.get("/healthz", _health),
+            web.post("/exam", _act),
             web.get("/keyframes/{id:[0-9]+}", _keyframe),
             web.static("/page", PAGE),
         ]
     )
 
     async def read_daemons(_app: web.Application) -> AsyncIterator[None]:
-        async with _feeds(app[HUB], addresses, curve), _ticks(app[HUB]):
+        async with _feeds(app[HUB], addresses, curve), _ticks(app[HUB]), app[DESK].running():
             yield
 
     app.cleanup_ctx.append(read_daemons)
@@ -132,6 +138,22 @@ async def _live(request: web.Request) -> web.WebSocketResponse:
     greeting = [("settings", request.app[SETTINGS]), *request.app[HUB].greeting()]
     await request.app[CLIENTS].serve(socket, greeting)
     return socket
+
+
+async def _act(request: web.Request) -> web.Response:
+    """Do what was pressed. The type keeps out forms of pages elsewhere, which can send none but theirs."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="Send JSON.")
+    try:
+        asked = await request.json()
+        address, command, note = str(asked["address"]), str(asked["command"]), asked.get("note")
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise web.HTTPBadRequest(text="Send an object with address and command.") from exc
+    try:
+        await request.app[DESK].act(address, command, note)
+    except EdgeError as exc:
+        raise web.HTTPConflict(text=str(exc)) from exc
+    return web.Response(status=204)
 
 
 async def _keyframe(request: web.Request) -> web.Response:

@@ -1,5 +1,6 @@
 // The page: messages go to tiles, the viewer's choices to all of them.
 
+import { setUpNote } from "./exam.js";
 import { Link } from "./link.js";
 import { draw } from "./picture.js";
 import { Tile } from "./tile.js";
@@ -7,6 +8,7 @@ import { Tile } from "./tile.js";
 const WORDS_MS = 100;
 
 const tiles = new Map();
+const askNote = setUpNote(document.getElementById("note"));
 const look = { opacity: 0.6, changed: true };
 let settings = { stale_ms: 500, vanish_ms: 2000 };
 
@@ -26,6 +28,9 @@ const handlers = {
   history: (facts, clock) => tileOf(facts.stream).history.restore(facts.past, clock),
   prediction: (facts, clock) => tileOf(facts.stream).onPrediction(facts, clock),
   keyframes: (facts) => tileOf(facts.stream).onKeyframes(facts),
+  exam: (facts) => {
+    for (const tile of tiles.values()) if (tile.stream?.address === facts.address) tile.exam.onExam(facts);
+  },
 };
 
 const link = new Link((message, clock) => {
@@ -36,7 +41,7 @@ const link = new Link((message, clock) => {
 
 function tileOf(id) {
   if (!tiles.has(id)) {
-    const tile = new Tile(id, look, enlarge);
+    const tile = new Tile(id, look, enlarge, askNote);
     tiles.set(id, tile);
     document.getElementById("tiles").append(tile.section);
   }

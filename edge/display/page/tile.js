@@ -1,5 +1,6 @@
 // One stream on the page.
 
+import { ExamBar } from "./exam.js";
 import { History } from "./history.js";
 import { judge } from "./judge.js";
 import { decodeView, draw } from "./picture.js";
@@ -11,8 +12,9 @@ export class Tile {
    * @param {string} id
    * @param look what the viewer chose: {opacity}
    * @param {(keyframe: object) => void} onEnlarge
+   * @param {(tell: (note: string) => void) => void} askNote
    */
-  constructor(id, look, onEnlarge) {
+  constructor(id, look, onEnlarge, askNote) {
     this.id = id;
     this.look = look;
     this.onEnlarge = onEnlarge;
@@ -26,6 +28,7 @@ export class Tile {
     this.section.dataset.stream = id;
     this.part = (name) => this.section.querySelector(`.${name}`);
     this.history = new History(this.part("history"));
+    this.exam = new ExamBar(this.part("exam"), askNote);
   }
 
   onTick(stream, clock) {
@@ -83,6 +86,7 @@ export class Tile {
     this.drawVeil(verdict);
     this.part("small").textContent = this.small();
     this.history.draw();
+    this.exam.drawWords(link);
   }
 
   silentMs() {
