@@ -8,7 +8,7 @@ from edge.errors import SourceLost
 
 _log = logging.getLogger(__name__)
 
-MIN_WAIT_S, MAX_WAIT_S = 0.05, 0.5
+MIN_WAIT_S, MAX_WAIT_S = 0.05, 0.3
 """Between two tries; doubled from one to the next. Recovery within a second allows no more."""
 
 

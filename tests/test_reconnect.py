@@ -184,7 +184,7 @@ def test_retry_waits_longer_each_time_and_starts_short_after_a_frame(monkeypatch
             raise SourceLost("out")
 
     play_through_losses(play, lambda _: None, Stop(), lambda: next(num_frames))
-    assert waits == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.05]
+    assert waits == [0.05, 0.1, 0.2, 0.3, 0.3, 0.3, 0.05]
 
 
 def _used() -> tuple[int, int, int]:

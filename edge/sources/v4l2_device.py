@@ -20,7 +20,7 @@ _DISCRETE = 1
 _FULL_RANGE = 1  # V4L2_QUANTIZATION_FULL_RANGE
 _MAX_ENTRIES = 256
 """Of a list that a driver gives: one that never ends is its mistake."""
-_INPUT_TROUBLE = {0x1: "has no power", 0x2: "has no signal", 0x10000: "has no sync", 0x20000: "has no sync"}
+_INPUT_TROUBLE = {0x1: "has no power", 0x2: "has no signal", 0x10000: "has no sync"}
 _SIGNAL_TROUBLE = {
     errno.ENOLINK: "has no signal",
     errno.ENOLCK: "has a signal that is not stable",

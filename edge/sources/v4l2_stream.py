@@ -24,6 +24,7 @@ _NON_BLOCKING = "+4"  # AVFMT_FLAG_NONBLOCK: FFmpeg knows no word for it
 _OPEN_TIMEOUT_S = 2.0
 _MAX_CLOCK_ERROR_NS = 5 * 10**9
 _COMPRESSED = ("MJPG", "JPEG")
+_JPEG_END = b"\xff\xd9"
 _GONE = (errno.ENODEV, errno.EINVAL, errno.ENOENT, errno.ENXIO)
 """What reads give after an unplug; at first it is EINVAL."""
 
@@ -114,13 +115,14 @@ class V4l2Stream:
         """Return a copy of the packet's image; None where it is damaged."""
         if self.layout.pixel_format not in _COMPRESSED:
             return to_image(memoryview(packet), self.layout)
+        jpeg = bytes(packet)
+        if not jpeg.rstrip(b"\0").endswith(_JPEG_END):
+            return None  # cut off: FFmpeg would make up the rest
         with contextlib.suppress(av.FFmpegError):
             for frame in self._stream.codec_context.decode(packet):
                 if not frame.is_corrupt:
                     image = self._to_array(frame)
-                    return (
-                        ColourImage(image.luma, jpeg_colour(bytes(packet))) if isinstance(image, ColourImage) else image
-                    )
+                    return ColourImage(image.luma, jpeg_colour(jpeg)) if isinstance(image, ColourImage) else image
         return None
 
     def _time_ns(self, pts: int | None) -> int:

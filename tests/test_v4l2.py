@@ -1,0 +1,46 @@
+"""Frame grabbers: a real `/dev/video0` in a virtual machine; see tests/rigs/v4l2vm/README.md."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RIG = Path(__file__).parent / "rigs" / "v4l2vm"
+HOME = Path(os.environ.get("V4L2VM_HOME", Path.home() / ".cache" / "v4l2vm"))
+BOOT_LIMIT_S, TEST_LIMIT_S = 900, 1100
+
+
+def _why_not() -> str:
+    """Return why the machine cannot be had here, or nothing."""
+    if os.geteuid() != 0:
+        return "the virtual machine needs root"
+    release = Path("/etc/os-release").read_text(encoding="utf-8") if Path("/etc/os-release").exists() else ""
+    return "" if "VERSION_CODENAME=bookworm" in release else "the virtual machine is set up from Debian 12's archive"
+
+
+@pytest.mark.v4l2
+@pytest.mark.slow
+@pytest.mark.timeout(TEST_LIMIT_S)
+@pytest.mark.skipif(_why_not() != "", reason=_why_not())
+def test_v4l2_in_the_virtual_machine(tmp_path: Path) -> None:
+    subprocess.run(["bash", str(RIG / "setup.sh"), "loopback"], check=True, capture_output=True, text=True)
+    results = HOME / "share" / "results.json"
+    results.unlink(missing_ok=True)
+    commands = tmp_path / "commands.sh"
+    checks = RIG / "guest_checks.py"
+    commands.write_text(
+        f"cd {ROOT} && NUM_CYCLES={os.environ.get('NUM_CYCLES', '30')} {sys.executable} -m pytest -p no:cacheprovider "
+        f"--timeout 600 -q -o testpaths= {checks}\n",
+        encoding="utf-8",
+    )
+    booted = subprocess.run(
+        ["bash", str(RIG / "boot.sh"), str(commands), str(BOOT_LIMIT_S)], capture_output=True, text=True, check=False
+    )
+    assert booted.returncode == 0, booted.stdout[-6000:]
+    found = json.loads(results.read_text(encoding="utf-8"))
+    print(json.dumps(found, indent=1))
+    assert "daemon" in found
