@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SECONDS_TO_PLAY ?= 20
 BIN := .venv/bin
-PEERS := dcmtk orthanc dicom3tools chromium
+PEERS := dcmtk orthanc dicom3tools chromium openssl libsrt1.5-openssl srt-tools iproute2
 BENCH_VIDEO := videos/000000.mp4
 
 .DEFAULT_GOAL := help
@@ -64,9 +64,9 @@ clean: ## Remove .venv and what the tools wrote.
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-# The programs that the tests talk to: DICOM peers and validator, a browser.
+# The programs that the tests talk to: DICOM peers and validator, a browser, an SRT sender.
 .venv/.peers: Makefile | .venv/bin/python
-	@(for program in storescu Orthanc dciodvfy chromium; do command -v $$program >/dev/null || exit 1; done && touch $@) || \
+	@(for program in storescu Orthanc dciodvfy chromium openssl srt-live-transmit ip; do command -v $$program >/dev/null || exit 1; done && touch $@) || \
 	(echo "Installing the tests' peers (Debian packages $(PEERS)) ..." && \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null && touch $@)
 
