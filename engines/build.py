@@ -19,7 +19,7 @@ from engines.errors import BackendError, EngineError, ParityError
 from engines.load import backend_module, load_unproven
 from engines.parity import ParityResult, measure_parity
 
-_TIMED_S, _MIN_TIMED = 2.0, 5
+_TIMED_S, _MIN_TIMED = 1.0, 5
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done, 0 to 1."""

@@ -53,6 +53,33 @@ class RecordingEngine(Engine):
     def close(self) -> None: ...
 
 
+class DeferringEngine(RecordingEngine):
+    """An engine that is not done with a window before its output is asked for."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        super().__init__()
+        self.max_in_flight = max_in_flight
+        self.num_in_flight = 0
+        self.most_in_flight = 0
+
+    def submit(self) -> Callable[[], EngineOutput]:
+        self.num_in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.num_in_flight)
+        number = len(self.inferred)
+        output = self.infer()
+
+        def wait() -> EngineOutput:
+            assert len(self.inferred) - self.num_in_flight == number  # in the order of the submissions
+            self.num_in_flight -= 1
+            return output
+
+        return wait
+
+    def reset(self) -> None:
+        assert self.num_in_flight == 0
+        super().reset()
+
+
 class Feed:
     """Puts frames into a queue as the capture thread does, numbered from 0."""
 
@@ -145,8 +172,9 @@ def start() -> Iterator[Start]:
         hop: int = 1,
         num_frames: int = NUM_FRAMES,
         max_windows: int | None = None,
+        engine: RecordingEngine | None = None,
     ) -> Running:
-        engine, meters = RecordingEngine(num_frames, is_held=is_held), Meters()
+        engine, meters = engine or RecordingEngine(num_frames, is_held=is_held), Meters()
         queue = ClipQueue(num_frames, hop, is_lossless=is_lossless)
         predictions: list[Prediction] = []
         states: list[tuple[State, str]] = []
@@ -215,6 +243,36 @@ def test_lossless_infers_every_due_window_in_order(start: Start, hop: int) -> No
         *range(NUM_FRAMES - 1, 200, hop),
         *range(200 + NUM_FRAMES - 1, 300, hop),
     ]
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 2, 5])
+def test_lossless_has_as_many_windows_in_flight_as_the_engine_can(start: Start, max_in_flight: int) -> None:
+    engine = DeferringEngine(max_in_flight)
+    running = start(is_lossless=True, engine=engine)
+    running.feed.put(200)
+    running.feed.put(100, gap_ms=5000)
+    running.end()
+    assert engine.most_in_flight == max_in_flight
+    assert engine.num_in_flight == 0
+    running.assert_windows_are_whole()
+    assert len(running.predictions) == running.feed.num_due
+    assert running.states[-2:] == [(State.WARMUP, "no frame came for 5040 ms"), (State.LIVE, "")]
+
+
+def test_lossless_hands_on_what_is_in_flight_when_no_frame_follows(start: Start) -> None:
+    engine = DeferringEngine(max_in_flight=5)
+    running = start(is_lossless=True, engine=engine, max_windows=1)
+    running.feed.put(NUM_FRAMES)  # one window, and no end of the stream
+    running.join()
+    assert len(running.predictions) == 1
+
+
+def test_live_has_one_window_in_flight_whatever_the_engine_can(start: Start) -> None:
+    engine = DeferringEngine(max_in_flight=5)
+    running = start(engine=engine)
+    running.feed.put(100)
+    running.end()
+    assert engine.most_in_flight == 1
 
 
 def test_lossless_put_waits_for_room_and_goes_on_when_there_is_some(start: Start) -> None:

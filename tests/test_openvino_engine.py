@@ -1,13 +1,14 @@
 """The OpenVINO engine with a network whose output tells which frames it saw, and in which order."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
+from engines import Bundle, Engine, EngineOutput, PreprocessSpec, load_bundle, load_engine
 from engines.bundle import write_manifest
 from engines.engine import EngineOptions
 from engines.errors import BackendError, EngineError
@@ -113,6 +114,70 @@ def test_engine_warmup_leaves_an_empty_ring(engine: Engine) -> None:
         engine.infer()
 
 
+@pytest.fixture
+def busy(bundle: Bundle) -> Iterator[Engine]:
+    """Return an engine that has several windows in flight."""
+    engine = create(bundle, EngineOptions(is_for_throughput=True))
+    yield engine
+    engine.close()
+
+
+def _stream(engine: Engine, num_windows: int) -> list[bytes]:
+    """Play a stream with as many windows in flight as there may be; return each window's outputs, in order."""
+    frames = np.random.default_rng(0).random((NUM_FRAMES - 1 + num_windows, 3, 16, 16), np.float32)
+    in_flight: list[Callable[[], EngineOutput]] = []
+    outputs: list[EngineOutput] = []
+    for number, frame in enumerate(frames):
+        engine.push(frame)
+        if number >= NUM_FRAMES - 1:
+            in_flight.append(engine.submit())
+        if len(in_flight) == engine.max_in_flight:
+            outputs.append(in_flight.pop(0)())
+    outputs += [wait() for wait in in_flight]
+    return [output.probabilities.tobytes() + output.heatmap.tobytes() for output in outputs]
+
+
+def test_engine_with_windows_in_flight_gives_each_windows_own_output_in_order(busy: Engine, engine: Engine) -> None:
+    assert busy.max_in_flight >= 2
+    assert engine.max_in_flight == 1
+    assert _stream(busy, 50) == _stream(engine, 50)
+
+
+def test_engine_with_windows_in_flight_gives_the_same_bytes_again(bundle: Bundle, busy: Engine) -> None:
+    again = create(bundle, EngineOptions(is_for_throughput=True))
+    assert _stream(busy, 50) == _stream(again, 50)
+    again.close()
+
+
+def test_engine_reset_leaves_the_windows_in_flight_alone(busy: Engine) -> None:
+    _push(busy, 0.1, 0.2, 0.3, 0.4)
+    wait = busy.submit()
+    busy.reset()
+    _push(busy, 0.9)
+    np.testing.assert_allclose(wait().heatmap.mean((1, 2)), (0.1, 0.2, 0.3, 0.4), atol=1e-6)
+    with pytest.raises(EngineError, match="needs 4 frames"):
+        busy.submit()
+
+
+def test_engine_closes_with_windows_in_flight(bundle: Bundle) -> None:
+    engine = create(bundle, EngineOptions(is_for_throughput=True))
+    _push(engine, 0.1, 0.2, 0.3, 0.4)
+    for _ in range(engine.max_in_flight):
+        engine.submit()
+    engine.close()
+    engine.close()
+
+
+def test_engine_threads_pinning_and_cache_are_its_users_choice(bundle: Bundle, tmp_path: Path) -> None:
+    options = EngineOptions(num_threads=1, is_pinned=False, cache_dir=tmp_path / "cache")
+    for _ in range(2):
+        engine = create(bundle, options)
+        _push(engine, 0.1, 0.2, 0.3, 0.4)
+        assert _seen(engine) == [0.1, 0.2, 0.3, 0.4]
+        engine.close()
+    assert list((tmp_path / "cache").iterdir())
+
+
 def test_engine_close_is_idempotent(engine: Engine) -> None:
     engine.close()
     engine.close()
@@ -152,7 +217,14 @@ def _renamed_output(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("kind", ["garbage", "empty", "cut", "other clip length", "no heatmap"])
+def _unknown_operator(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.node[1].op_type = "Trombone"
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind", ["garbage", "empty", "cut", "other clip length", "no heatmap", "an operator that there is not"]
+)
 def test_engine_model_that_cannot_run_is_refused_by_file(folder: Path, tmp_path: Path, kind: str) -> None:
     whole = (folder / "model.onnx").read_bytes()
     models = {
@@ -162,6 +234,9 @@ def test_engine_model_that_cannot_run_is_refused_by_file(folder: Path, tmp_path:
         "other clip length": lambda: (
             write_trivial_bundle(tmp_path / "other", num_frames=NUM_FRAMES + 1, preprocess=SPEC) / "model.onnx"
         ).read_bytes(),
+        "an operator that there is not": lambda: _unknown_operator(
+            onnx.load(folder / "model.onnx")
+        ).SerializeToString(),
         "no heatmap": lambda: _renamed_output(onnx.load(folder / "model.onnx")).SerializeToString(),
     }
     bundle = _bundle_of(tmp_path / "odd", models[kind]())

@@ -1,0 +1,142 @@
+"""`--backend auto`: the best engine that this machine has, and the reasons for each better one that it has not."""
+
+import dataclasses
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_bundle import small_bundle
+
+from engines import Bundle, PreprocessSpec, host, load_bundle, load_engine
+from engines.build import BuildOptions, build_engine
+from engines.bundle import describe_file
+from engines.errors import BackendError, ParityError
+from tools.trivial import write_trivial_bundle
+
+SPEC = PreprocessSpec(resize_hw=(16, 16), crop_hw=(16, 16))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_trivial_bundle(tmp_path / "bundle", num_frames=4, preprocess=SPEC)
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """Return what is logged, as it comes."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("edge.engines")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(small_bundle(tmp_path_factory).path, tmp_path_factory.mktemp("auto") / "tin")
+    build_engine(load_bundle(folder), "openvino", "int8", BuildOptions(), lambda *_: None)
+    return folder
+
+
+@pytest.fixture
+def built(built_once: Path, tmp_path: Path) -> Bundle:
+    """Return a bundle with an INT8 engine, to be changed at will."""
+    return load_bundle(shutil.copytree(built_once, tmp_path / "built"))
+
+
+def _with_build(bundle: Bundle, **changes: Any) -> Bundle:
+    """Return the bundle as if its INT8 engine had been measured otherwise."""
+    changed = [
+        dataclasses.replace(file, build={**(file.build or {}), **changes}) if file.kind == "openvino" else file
+        for file in bundle.files
+    ]
+    return dataclasses.replace(bundle, files=tuple(changed))
+
+
+def _chosen(bundle: Bundle, **options: Any) -> tuple[str, str]:
+    engine = load_engine(bundle, "auto", **options)
+    engine.close()
+    return engine.spec.backend, engine.spec.precision
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "cuda_trouble", lambda: "no NVIDIA driver")
+
+
+pytestmark = pytest.mark.usefixtures("without_cuda")
+
+
+def test_auto_without_a_gpu_takes_openvino_and_says_why_no_better_one(folder: Path, told: list[str]) -> None:
+    assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
+    assert "auto: passed over torch cuda: no NVIDIA driver" in told
+    assert any(line.startswith("auto: passed over tensorrt") for line in told)
+    assert not any("onnxruntime" in line for line in told)  # it is no better one
+
+
+def test_auto_takes_the_precision_that_was_measured_faster_here(built: Bundle, told: list[str]) -> None:
+    assert _chosen(_with_build(built, gain_over_fp32=1.8)) == ("openvino", "int8")
+    assert not any("openvino" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gain_over_fp32": 0.7}, "openvino int8: it is 0.70 times as fast as FP32 on this machine"),
+        (
+            {"gain_over_fp32": 9.0, "hardware": {"processor": "abacus"}},
+            "openvino int8: it was measured on {'processor'",
+        ),
+        ({"gain_over_fp32": None}, "openvino int8: it is 0.00 times"),
+    ],
+)
+def test_auto_passes_over_a_precision_that_is_no_gain_here(
+    built: Bundle, told: list[str], changes: dict[str, Any], reason: str
+) -> None:
+    assert _chosen(_with_build(built, **changes)) == ("openvino", "fp32")
+    assert any(reason in line for line in told)
+
+
+def test_auto_passes_over_a_lower_precision_that_no_longer_loads(built: Bundle, told: list[str]) -> None:
+    path = built.path / "model.openvino-int8.xml"
+    path.write_text("<net/>")
+    build = {**(built.file("openvino").build or {}), "gain_over_fp32": 2.0}
+    kept = tuple(file for file in built.files if file.kind != "openvino")
+    broken = dataclasses.replace(built, files=(*kept, describe_file(path, "openvino", "int8", build)))
+    assert _chosen(broken) == ("openvino", "fp32")
+    assert any("openvino int8: OpenVINO cannot load" in line for line in told)
+
+
+def test_auto_with_a_precision_takes_no_other(built: Bundle, told: list[str]) -> None:
+    assert _chosen(_with_build(built, gain_over_fp32=2.0), precision="fp32") == ("openvino", "fp32")
+    assert "auto: passed over openvino int8: fp32 is asked for" in told
+
+
+def test_auto_without_openvino_takes_onnxruntime(
+    folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert _chosen(load_bundle(folder)) == ("onnxruntime", "fp32")
+    assert any("openvino fp32: it is not installed" in line for line in told)
+
+
+def test_auto_where_nothing_runs_names_every_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(BackendError, match=r"no engine of .* runs here; tensorrt.*openvino fp32: it is not.*torch cpu"):
+        load_engine(load_bundle(folder))
+
+
+def test_auto_does_not_look_elsewhere_where_the_bundle_is_not_its_reference(tmp_path: Path) -> None:
+    folder = write_trivial_bundle(tmp_path / "wrong", num_frames=4, preprocess=SPEC, is_honest=False)
+    with pytest.raises(ParityError, match=r"model\.onnx is refused on openvino fp32"):
+        load_engine(load_bundle(folder))

@@ -1,0 +1,108 @@
+"""The ONNX Runtime engine with a network whose output tells which frames it saw, and in which order."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
+from engines.engine import EngineOptions
+from engines.errors import BackendError, BundleError, EngineError
+from engines.onnxruntime_engine import create
+from tools.trivial import write_trivial_bundle
+
+NUM_FRAMES = 4
+SPEC = PreprocessSpec(resize_hw=(16, 16), crop_hw=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    return load_bundle(write_trivial_bundle(folder, num_frames=NUM_FRAMES, preprocess=SPEC))
+
+
+@pytest.fixture
+def engine(bundle: Bundle) -> Engine:
+    return create(bundle)
+
+
+def _push(engine: Engine, *values: float) -> None:
+    for value in values:
+        engine.push(np.full((1, 16, 16), value, np.float32))
+
+
+def test_engine_spec_says_what_runs(engine: Engine, bundle: Bundle) -> None:
+    spec = engine.spec
+    assert (spec.backend, spec.precision, spec.device) == ("onnxruntime", "fp32", "CPU")
+    assert spec.sha256 == bundle.file("onnx").sha256
+
+
+def test_engine_sees_the_last_frames_oldest_first_after_every_push(engine: Engine) -> None:
+    values = [round(0.01 * number, 4) for number in range(3 * NUM_FRAMES + 1)]
+    for number, value in enumerate(values):
+        _push(engine, value)
+        if number + 1 >= NUM_FRAMES:
+            seen = engine.infer().heatmap.mean((1, 2))
+            np.testing.assert_allclose(seen, values[number + 1 - NUM_FRAMES : number + 1], atol=1e-6)
+
+
+def test_engine_output_is_the_callers_and_outlives_the_next_inference(engine: Engine) -> None:
+    _push(engine, 0.1, 0.1, 0.1, 0.1)
+    first = engine.infer()
+    kept = first.heatmap.copy()
+    _push(engine, 0.9)
+    engine.infer()
+    np.testing.assert_array_equal(first.heatmap, kept)
+    assert (first.probabilities.dtype, first.heatmap.dtype) == (np.float32, np.float32)
+
+
+def test_engine_passes_the_gate_and_agrees_with_openvino(bundle: Bundle) -> None:
+    clip = bundle.reference().clips[0]
+    outputs = []
+    for backend in ("onnxruntime", "openvino"):
+        engine = load_engine(bundle, backend)
+        outputs.append(engine.run_clip(clip))
+        engine.close()
+    np.testing.assert_allclose(outputs[0].heatmap, outputs[1].heatmap, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", "CPU", "CPUExecutionProvider"])
+def test_engine_device_is_a_providers_name(bundle: Bundle, device: str) -> None:
+    create(bundle, EngineOptions(device=device, num_threads=1)).close()
+
+
+def test_engine_provider_that_is_not_there_is_refused_with_those_that_are(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"ONNX Runtime has no provider 'Abacus' here; it has .*CPU"):
+        create(bundle, EngineOptions(device="Abacus"))
+
+
+def test_engine_precision_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="has no fp16 onnx file"):
+        create(bundle, EngineOptions(precision="fp16"))
+
+
+def test_engine_model_that_is_none_is_refused_by_file(tmp_path: Path) -> None:
+    folder = write_trivial_bundle(tmp_path / "odd", num_frames=NUM_FRAMES, preprocess=SPEC)
+    bundle = load_bundle(folder)
+    (folder / "model.onnx").write_bytes(b"this is no network")
+    with pytest.raises(EngineError, match=r"ONNX Runtime cannot load .*odd/model\.onnx on CPU: ") as caught:
+        create(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_engine_with_too_few_frames_refuses_to_infer(engine: Engine) -> None:
+    _push(engine, 0.5)
+    with pytest.raises(EngineError, match="needs 4 frames since the last reset"):
+        engine.infer()
+
+
+def test_engine_close_is_idempotent(engine: Engine) -> None:
+    engine.close()
+    engine.close()
+
+
+def test_missing_onnxruntime_is_refused_with_the_cure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match="install"):
+        load_engine(bundle, "onnxruntime")
