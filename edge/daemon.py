@@ -78,6 +78,8 @@ def run_daemon(config: Config, attach: Callable[[Callable[[str], None]], None]) 
         attach(pipeline.stop)
         pipeline.run()
         if exams is not None:
+            if not pipeline.was_stopped:
+                attach(lambda _reason: exams.hurry())
             exams.end_stream(was_stopped=pipeline.was_stopped, recorder=recorder)
     return 0
 

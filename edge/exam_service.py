@@ -47,6 +47,11 @@ class ExamService:
             recorder.close()
             self.reporter.finish(_PATIENCE_STOPPED_S if was_stopped else _PATIENCE_S)
 
+    def hurry(self) -> None:
+        """Let the end of the stream wait for no report any longer. Takes no lock: for a signal handler."""
+        if self.reporter is not None:
+            self.reporter.hurry()
+
     def close(self) -> None:
         """End all threads; the exam stays open. Idempotent."""
         self._close_control()

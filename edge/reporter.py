@@ -19,6 +19,8 @@ _TRY_S = 30.0
 """How long a child tries to send before it is started again, so that a long night holds no process."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _NICENESS = 10
+_LOOK_S = 0.1
+"""How soon the end heeds a signal."""
 
 
 class Reporter:
@@ -38,7 +40,7 @@ class Reporter:
         self._archive, self._pacs, self._options = archive, pacs, tuple(options)
         self._changed = threading.Condition()
         self._due_s = time.monotonic()
-        self._is_last_round = self._is_closing = False
+        self._is_last_round = self._is_closing = self._is_hurried = False
         self._given_up: set[str] = set()
         self._told: str | None = None
         self._child: subprocess.Popen[str] | None = None
@@ -53,10 +55,16 @@ class Reporter:
 
     def finish(self, patience_s: float) -> None:
         """Report what is left, for no longer than this; idempotent."""
+        if self._is_closing:
+            return
         with self._changed:
             self._is_last_round, self._due_s = True, time.monotonic()
             self._changed.notify_all()
-        self._thread.join(patience_s)
+        if patience_s and self._unsent():
+            _log.info("the report is made and sent to %s; this waits for it, up to %g s", self._pacs, patience_s)
+        deadline_s = time.monotonic() + patience_s
+        while self._thread.is_alive() and time.monotonic() < deadline_s and not self._is_hurried:
+            self._thread.join(_LOOK_S)
         with self._changed:
             self._is_closing = True
             if self._child is not None:
@@ -65,9 +73,13 @@ class Reporter:
         self._thread.join()
         for exam_id in self._unsent():
             _log.warning(
-                "the report of exam %s is not at %s yet; it is sent when edge-infer records into %s again",
-                *(exam_id, self._pacs, self._archive.recording),
+                "the report of exam %s is not at %s yet; edge-infer --record %s --pacs %s sends it when it runs again",
+                *(exam_id, self._pacs, self._archive.recording, self._pacs),
             )
+
+    def hurry(self) -> None:
+        """Let `finish` wait no longer. Takes no lock, so that a signal handler may call it."""
+        self._is_hurried = True
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
