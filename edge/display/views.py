@@ -15,6 +15,8 @@ _NUM_FRAMES_KEPT = 128
 _PATIENCE_NS, _MAX_PATIENCE_NS = 250_000_000, 1_500_000_000
 _PEAK_MEMORY_NS = 60_000_000_000
 _UPSCALING = 8
+_FAINTEST = 3
+"""Of 255: cubic curves swing by less than this where there is no evidence."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -112,4 +114,5 @@ def heat_of(prediction: PredictionMessage, index: int, scale: float) -> Heat | N
     map_hw = np.nan_to_num(heatmap[slot].astype(np.float32)) * (255 / scale)
     # browsers stretch in straight lines, which makes diamonds of a few cells
     smooth = cv2.resize(map_hw, None, fx=_UPSCALING, fy=_UPSCALING, interpolation=cv2.INTER_CUBIC)
+    smooth[smooth < _FAINTEST] = 0
     return Heat(np.clip(smooth, 0, 255).astype(np.uint8), place.roi_px)
