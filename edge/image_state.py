@@ -7,7 +7,6 @@ alike at every pace.
 
 import collections
 import dataclasses
-import math
 from typing import cast
 
 import cv2
@@ -27,6 +26,8 @@ _MIN_TISSUE_SHARE = 0.05
 """An image with less is a card or a menu; there, any cell that changes is a sign of life."""
 _MIN_UNEVEN_SHARE = 0.5
 """Of the bright cells of an ultrasound image; screens of text and bars are flatter."""
+_SURELY_MOVING_SHARE = 0.2
+"""Of all cells: where so many change, nobody needs to know which of them show tissue."""
 _FLAT_LEVEL = 12
 """Gray levels by which a cell of a flat image must change to be a sign of life."""
 _COARSE = (32, 32)
@@ -70,7 +71,8 @@ class ImageWatch:
         self._change = _ChangeFinder(thresholds.change_level)
         self._key: tuple[Rect, StoredObject | None] | None = None
         self._anchor: UInt8Image
-        self._tissue: npt.NDArray[np.bool_] | None = None
+        self._has_tissue: npt.NDArray[np.bool_] | None = None
+        self._is_tissue_known = False
         self._t_anchor_ns = 0
         self._t_still_ns = 0
         self._stands: tuple[State, str] | None = None
@@ -88,8 +90,11 @@ class ImageWatch:
             return Look()
         stands = self._stillness(cells, frame.t_media_ns)
         change = self._change.find(cells, frame, roi)
-        is_ultrasound = self._tissue is not None  # what a menu or a card does breaks no window
-        return Look(stands, change if is_ultrasound and not stands else None)
+        if change is not None and (
+            stands is not None or self._tissue() is None
+        ):  # what a menu or a card does breaks no window
+            change = None
+        return Look(stands, change)
 
     def _begin(self, key: tuple[Rect, StoredObject | None], cells: UInt8Image, t_ns: int) -> None:
         self._key = key
@@ -98,7 +103,7 @@ class ImageWatch:
 
     def _set_anchor(self, cells: UInt8Image, t_ns: int) -> None:
         """Compare the following frames with this one: slow drift adds up, where neighbours hardly differ."""
-        self._anchor, self._tissue = cells, _tissue(cells)
+        self._anchor, self._is_tissue_known = cells, False
         self._t_anchor_ns = self._t_still_ns = t_ns
 
     def _stillness(self, cells: UInt8Image, t_ns: int) -> tuple[State, str] | None:
@@ -115,17 +120,26 @@ class ImageWatch:
         self._set_anchor(cells, t_ns)
         return self._stands
 
+    def _tissue(self) -> npt.NDArray[np.bool_] | None:
+        """Return where the anchor shows tissue; found out when it is asked for, for mostly it is not."""
+        if not self._is_tissue_known:
+            self._has_tissue, self._is_tissue_known = _tissue(self._anchor), True
+        return self._has_tissue
+
     def _is_still(self, cells: UInt8Image) -> bool:
         difference = cv2.absdiff(cells, self._anchor)
-        if self._tissue is None:
+        changed = difference >= self._thresholds.still_level
+        if changed.mean() >= max(_SURELY_MOVING_SHARE, self._thresholds.still_share):
+            return False
+        tissue = self._tissue()
+        if tissue is None:
             return int(difference.max()) < _FLAT_LEVEL
-        changed = difference[self._tissue] >= self._thresholds.still_level
-        return float(changed.mean()) < self._thresholds.still_share
+        return float(changed[tissue].mean()) < self._thresholds.still_share
 
     def _judge(self, cells: UInt8Image) -> tuple[State, str]:
         if int(cells.max()) - int(cells.min()) < _FLAT_LEVEL:
             return State.NO_SIGNAL, "the image is blank"
-        if _textured(cells).mean() < _MIN_TISSUE_SHARE:
+        if _textured(_uneven(cells)).mean() < _MIN_TISSUE_SHARE:
             return State.NO_SIGNAL, "the image is a still card without an ultrasound image"
         return State.FROZEN, "the image is frozen"
 
@@ -174,33 +188,40 @@ class _ChangeFinder:
 
 
 def _to_cells(pixels: UInt8Image, roi: Rect) -> UInt8Image:
-    """Return the mean gray value of each cell of the ROI: (h, w) uint8."""
+    """Return the mean gray value of each cell of the ROI, (h, w) uint8; a rest less than a cell is left out."""
     x, y, width, height = roi
-    image = pixels[y : y + height, x : x + width]
     cell_px = max(_MIN_CELL_PX, round(max(width, height) / _MAX_CELLS))
-    size = math.ceil(width / cell_px), math.ceil(height / cell_px)
-    cells = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cast(UInt8Image, cells if cells.ndim == 2 else cv2.cvtColor(cells, cv2.COLOR_RGB2GRAY))
+    num_columns, num_rows = max(1, width // cell_px), max(1, height // cell_px)
+    image = pixels[y : y + num_rows * cell_px, x : x + num_columns * cell_px]
+    while cell_px % 2 == 0 and image.shape[0] > 1 and image.shape[1] > 1:  # far faster than all at once
+        cell_px //= 2
+        image = _resized(image, image.shape[1] // 2, image.shape[0] // 2)
+    cells = _resized(image, num_columns, num_rows)
+    return cells if cells.ndim == 2 else cast(UInt8Image, cv2.cvtColor(cells, cv2.COLOR_RGB2GRAY))
 
 
-def _textured(cells: UInt8Image) -> npt.NDArray[np.bool_]:
-    """Return where the image is bright and uneven over more than a line's width."""
-    uneven = (_texture(cells) >= _MIN_TEXTURE) & (cells >= _MIN_BRIGHTNESS)
-    closed = cv2.morphologyEx(uneven.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.bool_)
+def _resized(image: UInt8Image, width: int, height: int) -> UInt8Image:
+    return cast(UInt8Image, cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _tissue(cells: UInt8Image) -> npt.NDArray[np.bool_] | None:
     """Return which cells show tissue; None where this is no ultrasound image."""
-    bright = cells >= _MIN_BRIGHTNESS
-    textured = _textured(cells)
-    num_uneven = ((_texture(cells) >= _MIN_TEXTURE) & bright).sum()
-    is_flat = num_uneven < _MIN_UNEVEN_SHARE * bright.sum()
+    uneven = _uneven(cells)
+    textured = _textured(uneven)
+    is_flat = uneven.sum() < _MIN_UNEVEN_SHARE * (cells >= _MIN_BRIGHTNESS).sum()
     return None if is_flat or textured.mean() < _MIN_TISSUE_SHARE else textured
 
 
-def _texture(cells: UInt8Image) -> UInt8Image:
-    return cast(UInt8Image, cv2.morphologyEx(cells, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+def _uneven(cells: UInt8Image) -> npt.NDArray[np.bool_]:
+    """Return which cells are bright and unlike their neighbours."""
+    change = cast(UInt8Image, cv2.morphologyEx(cells, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+    return np.asarray((change >= _MIN_TEXTURE) & (cells >= _MIN_BRIGHTNESS), np.bool_)
+
+
+def _textured(uneven: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return where the image is uneven over more than a line's width."""
+    closed = cv2.morphologyEx(uneven.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.bool_)
 
 
 def _coarse(cells: UInt8Image) -> FloatImage:
