@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-_NUM_RESAMPLES = 2000
+_NUM_RESAMPLES, _NUM_STEPS = 2000, 20
+"""In small steps: live, the interpreter is shared with the stream."""
 _MIN_BLOCKS, _MAX_BLOCKS = 5, 256
 _MAX_LOGIT = 16.0
 """Of a probability that is 0 or 1 to the last digit."""
@@ -65,8 +66,11 @@ class LogitMean:
         if len(self.sums) < _MIN_BLOCKS:
             return None
         sums, counts = np.array(self.sums), np.array(self.counts)
-        chosen = np.random.default_rng(0).integers(0, len(sums), (_NUM_RESAMPLES, len(sums)))
-        means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+        rng, num_blocks = np.random.default_rng(0), len(sums)
+        means = []
+        for _ in range(_NUM_STEPS):
+            chosen = rng.integers(0, num_blocks, (_NUM_RESAMPLES // _NUM_STEPS, num_blocks))
+            means.append(sums.take(chosen).sum(axis=1) / counts.take(chosen).sum(axis=1))
         low, high = np.quantile(means, (0.025, 0.975))
         return _sigmoid(float(low)), _sigmoid(float(high))
 
