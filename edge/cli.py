@@ -37,7 +37,7 @@ def main() -> int:
     from edge.daemon import run_daemon
 
     exit_code = run_command(lambda: run_daemon(read_config(), stopper.attach))
-    if any(thread.name in ("capture", "inference", "publish") for thread in threading.enumerate()):
+    if any(thread.name in ("capture", "inference", "publish", "network") for thread in threading.enumerate()):
         # a library call that cannot be interrupted still runs; nothing of ours is left to save
         sys.stderr.flush()
         os._exit(exit_code)
