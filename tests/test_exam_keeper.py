@@ -218,13 +218,15 @@ def test_auto_exam_ends_with_a_pause_and_begins_with_the_next_image(tmp_path: Pa
         small.send(0.7, 0)
         _wait_for(lambda: small.terms.exam is not None)
         first = small.terms.exam
+        t_before_ns = time.time_ns()
         small.send_status(state)
-        t_pause_ns = time.time_ns()
+        small.keeper.last_status()  # taken in now
+        t_after_ns = time.time_ns()
         small.send_status(State.WARMUP)  # tries to begin, and stands again
         _wait_for(lambda: small.terms.exam is None)
         summary = small.keeper.summary(with_keyframes=False)
         assert summary is not None
-        assert abs(summary["ended_wall_ns"] - t_pause_ns) < 0.25e9
+        assert t_before_ns <= summary["ended_wall_ns"] <= t_after_ns  # not when it was found to last
         small.send(0.7, 100)
         _wait_for(lambda: small.terms.exam is not None)
         assert first is not None
