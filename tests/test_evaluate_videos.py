@@ -252,6 +252,28 @@ def test_selection_of_nothing_unseen_is_refused(phantoms: Path) -> None:
         select_videos(manifest, own, "test")
 
 
+def test_selection_without_a_test_takes_the_validation_videos_and_says_so(
+    phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_manifest(phantoms)
+    ids = [video.id for video in manifest.videos]
+    own = card(manifest.sha256, {"train": ids[2:], "validation": ids[:2]})
+    selection = select_videos(manifest, own, None)
+    assert [video.id for video in selection.videos] == ids[:2]
+    assert "no test" in selection.description
+    assert "no test" in capsys.readouterr().err
+
+
+def test_selection_of_all_says_that_training_videos_are_among_them(
+    phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_manifest(phantoms)
+    assert "no test" in select_videos(manifest, card(manifest.sha256, {}), "all").description
+    assert "no test" in capsys.readouterr().err
+    assert "no test" not in select_videos(manifest, card("another", {}), "all").description
+    assert capsys.readouterr().err == ""
+
+
 def test_selection_of_another_manifest_takes_all_and_warns_of_shared_paths(
     phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

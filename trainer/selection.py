@@ -28,13 +28,14 @@ def select_videos(manifest: Manifest, card: Card, split: str | None) -> Selectio
     Args:
         manifest: All videos.
         card: What the model knows of its training.
-        split: "train", "val", "test" or "all"; None for all that training and validation left out.
+        split: "train", "val", "test" or "all"; None for all that training and validation left out, or where they left
+            none, for the validation videos, with a warning.
 
     Raises:
         ConfigError: No video is left.
     """
     if split == "all":
-        return Selection(manifest.videos, "all videos of the manifest")
+        return _all(manifest, card)
     if card.manifest_sha256 != manifest.sha256:
         _warn_of_shared_paths(manifest, card)
         parts = {name: _of_column(manifest, name) for name in _PARTS}
@@ -47,6 +48,16 @@ def select_videos(manifest: Manifest, card: Card, split: str | None) -> Selectio
     if split != "test" and parts[split]:
         print_line("warning", f"the model was {'trained' if split == 'train' else 'chosen'} on these videos: no test")
     return _chosen(manifest, parts, split, f"for {card.name}")
+
+
+def _all(manifest: Manifest, card: Card) -> Selection:
+    if card.manifest_sha256 != manifest.sha256:
+        _warn_of_shared_paths(manifest, card)
+        return Selection(manifest.videos, "all videos of the manifest")
+    print_line(
+        "warning", f"{card.name} was trained on videos of {manifest.path}: measured on all of them, it is no test"
+    )
+    return Selection(manifest.videos, "all videos of the manifest, those of the training among them: no test")
 
 
 def _of_column(manifest: Manifest, split: str) -> tuple[Video, ...]:
@@ -77,10 +88,17 @@ def _held_out(manifest: Manifest, card: Card, parts: Parts) -> Selection:
         return Selection(manifest.videos, "all videos of the manifest that the model was trained on: no test")
     seen = {video.id for name in ("train", "val") for video in parts[name]}
     videos = tuple(video for video in manifest.videos if video.id not in seen)
+    if not videos and parts["val"]:
+        print_line(
+            "warning",
+            f"training and validation of {card.name} left no video of {manifest.path} out: its validation videos are "
+            "measured, which is no test; give a manifest of other patients, or mark some as split test before training",
+        )
+        return Selection(parts["val"], "validation videos, on which the weights and the threshold were chosen: no test")
     if not videos:
         raise ConfigError(
             f"{card.name} was trained and chosen on all {len(manifest.videos)} videos of {manifest.path}; give a "
-            "manifest of other patients, or --split val for its validation videos"
+            "manifest of other patients"
         )
     return Selection(videos, "the videos that training and validation left out")
 
