@@ -161,8 +161,10 @@ async function loadKeyframe(id) {
 
 async function fetchKeyframe(id) {
   const { decode } = await import("./link.js");
-  const response = await fetch(`/keyframes/${id}`);
-  return response.ok ? decodeView(decode(await response.arrayBuffer())) : null;
+  const response = await fetch(`/keyframes/${id}`).catch(() => null); // null: the server is gone
+  if (response?.ok) return decodeView(decode(await response.arrayBuffer()));
+  loaded.delete(id);
+  return null;
 }
 
 function clock(t_ms) {
