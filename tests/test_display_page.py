@@ -1,0 +1,350 @@
+"""The bedside page in a real browser: what it says when daemons and servers die, and where it draws the heatmap."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from display_page import (
+    DEADLINE_MS,
+    SIZE_WH,
+    Visit,
+    address_of,
+    cell_of,
+    centre_of,
+    chromium,
+    daemon,
+    write_blobs,
+    write_freezing,
+)
+from display_server import DisplayServer, serving
+from playwright.sync_api import Browser, expect
+from small_publisher import SmallPublisher
+
+from edge.prediction import State
+
+BED = "bed7.example"
+INNER_CELLS = (5, 6, 9, 10)
+
+WATCH_HEAT = """() => {
+  window.seen = [];
+  addEventListener("drawn", (event) => {
+    const canvas = event.target.querySelector("canvas.picture");
+    const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let sum = 0, x = 0, y = 0;
+    for (let i = 0; i < data.length; i += 4) {
+      const colour = Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]);
+      if (colour < 24) continue; // JPEG's noise
+      sum += colour;
+      x += colour * ((i / 4) % width + 0.5);
+      y += colour * (Math.floor(i / 4 / width) + 0.5);
+    }
+    window.seen.push({ index: event.detail.index, colour: sum, x: x / sum, y: y / sum });
+  });
+}"""
+"""Notes for each picture drawn how colourful it is, and the centre of its colours: the pictures are gray."""
+
+JUDGE = """async (cases) => {
+  const { judge } = await import("/page/judge.js");
+  return cases.map((known) => judge({ link: "up", staleMs: 500, vanishMs: 2000, ...known }));
+}"""
+
+CLOCK = """async () => {
+  const { ServerClock } = await import("/page/clock.js");
+  const clock = new ServerClock();
+  const start = performance.now();
+  clock.note(start + 5000 - 3); // its clock is 5 s ahead; 3 ms under way
+  clock.note(start + 5000 - 4000); // long under way
+  return performance.now() - clock.toPage(start + 5000 - 4000);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium(f"--host-resolver-rules=MAP {BED} 127.0.0.1") as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("videos") / "blobs.mp4")
+
+
+@pytest.fixture(scope="module")
+def live_server(tmp_path_factory: pytest.TempPathFactory, trivial_bundle: Path, blobs: Path) -> Iterator[DisplayServer]:
+    """Return a server whose daemon plays blobs; leave both as they are."""
+    folder = tmp_path_factory.mktemp("live")
+    with daemon(folder, trivial_bundle, blobs), serving("--connect", address_of(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def live(browser: Browser, live_server: DisplayServer) -> Iterator[Visit]:
+    """Return its page."""
+    visit = Visit(browser, live_server.url)
+    visit.expect_state("LIVE")
+    yield visit
+    visit.page.close()
+
+
+def test_page_follows_a_real_daemon_through_freezing_death_and_return(
+    browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
+) -> None:
+    with serving("--connect", address_of(tmp_path), "--vanish-ms", "1500") as server:
+        visit = Visit(browser, server.url)
+        visit.expect_state("NO_DAEMON")
+        visit.expect_text("number", "–")
+        with daemon(tmp_path, trivial_bundle, blobs) as process:
+            visit.expect_state("LIVE")
+            visit.expect_text("number", "%")
+            visit.expect_text("age", "ms old")
+            process.send_signal(signal.SIGSTOP)
+            visit.expect_state("STALE")
+            visit.expect_text("age", "last result at")
+            visit.expect_text("number", "–")  # it vanishes
+            visit.expect_state("NO_DAEMON")
+            visit.expect_text("reason", "has been silent for")
+            process.send_signal(signal.SIGCONT)
+            visit.expect_state("LIVE")
+            process.kill()
+            visit.expect_state("NO_DAEMON")
+            visit.expect_text("reason", "is gone or does not answer")
+            visit.expect_text("number", "–")
+        with daemon(tmp_path, trivial_bundle, blobs):
+            visit.expect_state("LIVE")
+            visit.expect_text("number", "%")
+        assert visit.complaints == []
+        visit.page.close()
+
+
+def test_page_tells_a_dead_display_server_and_goes_on_with_its_successor(
+    browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
+) -> None:
+    with daemon(tmp_path, trivial_bundle, blobs):
+        with serving("--connect", address_of(tmp_path)) as server:
+            visit = Visit(browser, server.url)
+            banner = visit.page.locator("#link")
+            visit.expect_state("LIVE")
+            expect(banner).to_be_hidden()
+            server.process.send_signal(signal.SIGSTOP)
+            visit.expect_state("NO_SERVER")
+            server.process.send_signal(signal.SIGCONT)
+            visit.expect_state("LIVE")
+        visit.expect_state("NO_SERVER")
+        expect(banner).to_contain_text("The display server is gone")
+        visit.expect_text("number", "–")
+        with serving("--connect", address_of(tmp_path), http=server.address):
+            visit.expect_state("LIVE")
+            expect(banner).to_be_hidden()
+    assert visit.complaints == []
+    visit.page.close()
+
+
+def test_page_of_another_machine_tells_a_lost_network_from_a_dead_server(
+    browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
+) -> None:
+    with daemon(tmp_path, trivial_bundle, blobs):
+        with serving("--connect", address_of(tmp_path), "--allow-host", BED) as server:
+            visit = Visit(browser, server.url.replace("127.0.0.1", BED))
+            visit.expect_state("LIVE")
+            server.process.send_signal(signal.SIGSTOP)  # what is sent is lost, as on a cable that was pulled
+            visit.expect_state("NO_NETWORK")
+            expect(visit.page.locator("#link")).to_contain_text("No word from the display server")
+            visit.expect_text("number", "–")
+            server.process.send_signal(signal.SIGCONT)
+            visit.expect_state("LIVE")
+        visit.expect_state("NO_SERVER")
+        visit.page.close()
+
+
+def test_page_of_a_frozen_image_keeps_the_last_result_marked_as_of_then(
+    browser: Browser, tmp_path: Path, trivial_bundle: Path
+) -> None:
+    video = write_freezing(tmp_path / "freezing.mp4")
+    with daemon(tmp_path, trivial_bundle, video), serving("--connect", address_of(tmp_path)) as server:
+        visit = Visit(browser, server.url)
+        visit.expect_state("FROZEN")
+        age = visit.page.locator(".age")
+        expect(age).to_contain_text("as of")
+        expect(age).to_contain_text("3.", timeout=DEADLINE_MS)  # seconds ago: longer than a live number stays
+        visit.expect_text("number", "%")
+        assert "past" in (visit.page.locator(".number").get_attribute("class") or "")
+        visit.expect_state("LIVE")
+        visit.page.close()
+
+
+def test_page_draws_each_pictures_heat_exactly_where_its_blob_is(live: Visit, live_server: DisplayServer) -> None:
+    visit = live
+    visit.page.evaluate(WATCH_HEAT)
+    expect(visit.page.locator(".keyframes button").first).to_be_visible(timeout=DEADLINE_MS)
+    seen = _until_seen(visit, 50)
+    for entry in seen:
+        cell = cell_of(entry["index"])
+        x, y = centre_of(cell)
+        # a cell is 70 x 52 pixels, and the map of another moment lies one or more away; where the map ends, so does
+        # the glow around a cell, and its centre moves inwards
+        is_inner = cell in INNER_CELLS
+        assert np.hypot(entry["x"] - x, entry["y"] - y) < (3 if is_inner else 12), (entry, cell)
+    assert len({cell_of(entry["index"]) for entry in seen}) >= 3
+    assert visit.hosts == {live_server.address}
+    assert visit.complaints == []
+
+
+def _until_seen(visit: Visit, number: int) -> list[dict[str, Any]]:
+    """Wait for this many pictures with heat and return them."""
+    seen: list[dict[str, Any]] = []
+    for _ in range(DEADLINE_MS // 100):
+        seen = [entry for entry in visit.page.evaluate("window.seen") if entry["colour"] > 0]
+        if len(seen) >= number:
+            return seen
+        visit.page.wait_for_timeout(100)
+    raise AssertionError(f"{len(seen)} pictures with heat")
+
+
+def test_page_is_worked_by_the_keyboard_alone(live: Visit) -> None:
+    visit, page = live, live.page
+    page.evaluate(WATCH_HEAT)
+    strong = np.median([entry["colour"] for entry in _until_seen(visit, 10)])
+    page.keyboard.press("Tab")
+    expect(page.locator("#heat")).to_be_focused()
+    page.keyboard.press("Space")
+    expect(page.locator("#heat")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#opacity")).to_be_disabled()
+    assert _colour_of_next(visit) == 0
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    expect(page.locator("#opacity")).to_be_focused()
+    for _ in range(6):
+        page.keyboard.press("ArrowLeft")
+    assert 0 < _colour_of_next(visit) < 0.75 * strong
+    page.keyboard.press("End")
+    assert _colour_of_next(visit) > strong
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.locator(".keyframes button").first.focus()
+    page.keyboard.press("Enter")
+    dialog = page.locator("#large")
+    expect(dialog).to_be_visible()
+    expect(dialog.locator(".notice")).to_contain_text("Research use only, not for diagnosis")
+    expect(dialog.locator(".caption")).to_contain_text("%")
+    assert dialog.locator("canvas").evaluate("canvas => canvas.width") == SIZE_WH[0]
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    visit.expect_state("LIVE")
+
+
+def _colour_of_next(visit: Visit) -> float:
+    """Return the median colour of some pictures from now on."""
+    visit.page.evaluate("window.seen = []")
+    for _ in range(DEADLINE_MS // 100):
+        visit.page.wait_for_timeout(100)
+        colours = [entry["colour"] for entry in visit.page.evaluate("window.seen")]
+        if len(colours) >= 6:
+            return float(np.median(colours))
+    raise AssertionError("no pictures come")
+
+
+def test_page_of_two_streams_judges_each_by_itself(
+    browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
+) -> None:
+    with (
+        daemon(tmp_path, trivial_bundle, blobs, name="left"),
+        daemon(tmp_path, trivial_bundle, blobs, name="right") as right,
+        serving("--connect", address_of(tmp_path, "left"), address_of(tmp_path, "right")) as server,
+    ):
+        visit = Visit(browser, server.url)
+        expect(visit.page.locator(".tile")).to_have_count(2, timeout=DEADLINE_MS)
+        names = visit.page.locator(".tile .name")
+        for tile in (0, 1):
+            visit.expect_state("LIVE", tile)
+        dead = [name.strip() for name in names.all_inner_texts()].index("right")
+        right.kill()
+        visit.expect_state("NO_DAEMON", dead)
+        visit.expect_text("number", "–", dead)
+        visit.expect_state("LIVE", 1 - dead)
+        visit.page.close()
+
+
+def test_page_fits_screens_and_is_accessible(live: Visit, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    page = live.page
+    expect(page.locator(".keyframes button").first).to_be_visible(timeout=DEADLINE_MS)
+    for width, height in ((1920, 1080), (1024, 768), (768, 1024), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        with subtests.test(size=f"{width}x{height}"):
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+            for part in ("header .notice", ".tile .state", ".tile .number"):
+                box = page.locator(part).first.bounding_box()
+                assert box is not None
+                assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+                assert box["y"] + box["height"] <= height
+            page.screenshot(path=tmp_path / f"{width}.png")
+            page.evaluate("scrollTo(0, 9999)")
+            expect(page.locator("header .notice")).to_be_in_viewport(ratio=1)
+            assert _violations(live) == []
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    number_px = page.locator(".number").evaluate("part => parseFloat(getComputedStyle(part).fontSize)")
+    assert number_px >= 150  # to be read from two metres
+    page.locator("#theme").click()
+    page.screenshot(path=tmp_path / "light.png")
+    assert _violations(live) == []
+    page.locator(".keyframes button").first.click()
+    page.screenshot(path=tmp_path / "large.png")
+    assert _violations(live) == []
+
+
+def _violations(visit: Visit) -> list[str]:
+    results = Axe().run(visit.page).response
+    assert results["passes"]
+    return [
+        f"{rule['id']}: {node['html'][:160]}: {node['failureSummary']}"
+        for rule in results["violations"]
+        for node in rule["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.LIVE, State.STALE)])
+def test_page_says_the_daemons_state_in_words_and_by_a_sign(browser: Browser, state: State) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        publisher.send_prediction(0.75)
+        publisher.send_status(state, "a reason <b>in words</b>")
+        visit.expect_state(str(state))
+        visit.expect_text("reason", "a reason <b>in words</b>")
+        expect(visit.page.locator(".sign use")).to_have_attribute("href", "#" + str(state).lower().replace("_", "-"))
+        assert visit.complaints == []
+        visit.page.close()
+
+
+def test_judge_never_takes_what_is_old_or_cut_off_for_live(browser: Browser) -> None:
+    stream = {"is_connected": True, "refusal": "", "address": "a", "silent_ms": 100, "state": "LIVE", "reason": ""}
+    result = {"probability": 0.5}
+    cases: list[tuple[dict[str, Any], str, bool]] = [
+        ({"stream": stream, "result": result, "ageMs": 400}, "LIVE", True),
+        ({"stream": stream, "result": result, "ageMs": 501}, "STALE", True),
+        ({"stream": stream, "result": result, "ageMs": 2001}, "STALE", False),
+        ({"stream": stream, "result": None, "ageMs": None}, "WARMUP", False),
+        ({"stream": stream | {"silent_ms": 3001}, "result": result, "ageMs": 10}, "NO_DAEMON", True),
+        ({"stream": stream | {"is_connected": False}, "result": result, "ageMs": 2001}, "NO_DAEMON", False),
+        ({"stream": stream | {"state": "FROZEN"}, "result": result, "ageMs": 60_000}, "FROZEN", True),
+        (
+            {"stream": stream | {"state": "FROZEN", "is_connected": False}, "result": result, "ageMs": 60_000},
+            "NO_DAEMON",
+            False,
+        ),
+        ({"stream": stream | {"state": "FAULT"}, "result": result, "ageMs": 2001}, "FAULT", False),
+        ({"stream": stream, "result": result, "ageMs": 10, "link": "server"}, "NO_SERVER", True),
+        ({"stream": stream, "result": result, "ageMs": 10, "link": "network"}, "NO_NETWORK", True),
+    ]
+    with serving("--connect", "tcp://127.0.0.1:9") as server:
+        visit = Visit(browser, server.url)
+        verdicts = visit.page.evaluate(JUDGE, [known for known, _, _ in cases])
+        lag_ms = visit.page.evaluate(CLOCK)
+        visit.page.close()
+    assert [(verdict["key"], verdict["showsNumber"]) for verdict in verdicts] == [case[1:] for case in cases]
+    assert [verdict["isCurrent"] for verdict in verdicts] == [True] + [False] * (len(cases) - 1)
+    assert lag_ms == pytest.approx(3997, abs=50)  # it is as old as it is, however long it was under way
