@@ -193,12 +193,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.argument_default = argparse.SUPPRESS
     parser.usage = "edge-infer --source URI [options]"
     add = parser.add_argument
-    add("--source", metavar="URI", help="/dev/video0, a file, a folder, phantom:7, demo; see README")
+    add("--source", metavar="URI", help="/dev/video0, a file, phantom:7, demo ...: see README")
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
-    add("--backend", metavar="B", help=f"auto, {', '.join(BACKENDS)} (default: auto)")
+    add("--backend", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
-    add("--precision", metavar="P", help="fp32, fp16, bf16 or int8, of what edge-build made (default: auto's choice)")
-    add("--tune", metavar="K=V,...", help="threads=N, pinning=on|off, cache=DIR for compiled models")
+    add("--precision", metavar="P", help="fp32, fp16, bf16, int8 (default: auto's choice)")
+    add("--tune", metavar="K=V,...", help="threads=N, pinning=on|off, cache=DIR (compiled)")
     add("--publish", metavar="ADDRESS", help="where to bind (default: tcp://127.0.0.1:5555)")
     add("--stream", metavar="NAME", help="name in the topics (default: main)")
     add("--hop", metavar="N", type=int, help="new clip frames between two windows (default: 1)")
@@ -222,11 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--pixel-format", metavar="F", help=argparse.SUPPRESS)
     add("--watch-folder", metavar="DIR", help="play what is put there, in place of --source")
     add("--allow-aet", metavar="A,B", help="dicom://: who may send (default: all)")
-    add("--tls-cert", metavar="PEM", help="dicom://, --pacs: TLS; with --tls-key PEM, --tls-ca PEM")
+    add("--tls-cert", metavar="PEM", help="of dicom://, --pacs; also --tls-key, --tls-ca PEM")
     for name in ("--tls-key", "--tls-ca"):
         add(name, metavar="PEM", help=argparse.SUPPRESS)  # told beside its sister, as others are: a screen is short
     add("--record", metavar="DIR", help="record the ROI and all messages; a --source later")
-    add("--record-codec", metavar="C", help=f"{', '.join(CODEC_NAMES)} (default: {CODEC_NAMES[0]})")
+    add("--record-codec", metavar="C", help=f"{CODEC_NAMES[0]} (default), {', '.join(CODEC_NAMES[1:])}")
     add("--record-max-gb", metavar="N", type=float, help="remove the oldest parts; so does --record-max-days N")
     add("--record-max-days", metavar="N", type=float, help=argparse.SUPPRESS)
     add("--control", metavar="ADDRESS", help="control socket, see docs/control.md")
