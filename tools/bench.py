@@ -18,10 +18,11 @@ from edge.errors import ConfigError, EngineError
 from edge.tuning import parse_tuning
 from engines import BACKENDS, Bundle, load_bundle
 from engines.load import backend_module
+from tools.bench_display import DisplaySettings, measure_display
 from tools.bench_engine import EngineChoice, measure_engines
 from tools.bench_pipeline import PipelineSettings, Report, measure_pipeline
 from tools.bench_plot import check_plot, plot_engines
-from tools.bench_tables import print_engines, print_pipeline, with_rates
+from tools.bench_tables import print_display, print_engines, print_pipeline, with_rates
 from tools.flops import count_gflop
 from tools.measures import describe_hardware
 from tools.peaks import measure_peaks
@@ -42,7 +43,7 @@ def _run() -> int:
     options = _parse()
     if not 0 < options.seconds < math.inf:
         raise ConfigError(f"--seconds is {options.seconds}; it must be above 0")
-    report = _bench_engine(options) if options.what == "engine" else _bench_pipeline(options)
+    report = {"engine": _bench_engine, "pipeline": _bench_pipeline, "display": _bench_display}[options.what](options)
     print(json.dumps({**report, "hardware": describe_hardware()}, allow_nan=False))
     return 0
 
@@ -50,10 +51,10 @@ def _run() -> int:
 def _parse() -> argparse.Namespace:
     parser = Parser(
         "edge-bench",
-        "Measure a bundle alone, or the whole pipeline from a source to a subscriber; the last line is JSON.",
+        "Measure a bundle alone, the whole pipeline to a subscriber, or the bedside page; the last line is JSON.",
         "edge-bench pipeline --source demo --seconds 30",
     )
-    commands = parser.add_subparsers(dest="what", required=True, metavar="engine|pipeline", parser_class=Parser)
+    commands = parser.add_subparsers(dest="what", required=True, metavar="engine|pipeline|display", parser_class=Parser)
     engine = commands.add_parser(
         "engine",
         help="the bundle alone: push a frame, run the window",
@@ -90,6 +91,17 @@ def _parse() -> argparse.Namespace:
     add("--seconds", metavar="S", type=float, default=20.0, help="how long to play (default: 20)")
     add("--max-windows", metavar="N", type=int, help="end after N predictions, if that is sooner")
     add("--trace", metavar="FILE", type=Path, help="write a trace for ui.perfetto.dev or chrome://tracing")
+    display = commands.add_parser(
+        "display",
+        help="edge-infer, edge-display and a headless browser",
+        description="Measure the bedside page in a headless Chromium beside the daemon.",
+        example="edge-bench display --seconds 60",
+    )
+    add = display.add_argument
+    add("--engine", metavar="BUNDLE", type=Path, default=DEMO_BUNDLE, help="(default: the demo bundle)")
+    add("--backend", metavar="B", default="auto", help="(default: auto)")
+    add("--seconds", metavar="S", type=float, default=60.0, help="each for the page and for the readers (default: 60)")
+    add("--readers", metavar="N", type=int, default=10, help="browsers that draw nothing (default: 10)")
     for command in (engine, pipeline):
         command.add_argument("--device", metavar="D", help="the backend's device (default: its own choice)")
     return parser.parse_args()
@@ -159,6 +171,20 @@ def _bench_pipeline(options: argparse.Namespace) -> Report:
     if options.trace is not None:
         write_trace(options.trace, run.predictions)
     print_pipeline(report)
+    return report
+
+
+def _bench_display(options: argparse.Namespace) -> Report:
+    if options.readers < 1:
+        raise ConfigError(f"--readers is {options.readers}; it must be 1 or more")
+    load_bundle(options.engine)
+    settings = DisplaySettings(
+        engine=options.engine, backend=options.backend, seconds=options.seconds, num_readers=options.readers
+    )
+    with _waiting("measuring a page, and the daemon without and with readers"):
+        report = measure_display(settings)
+    print(describe_hardware())
+    print_display(report)
     return report
 
 

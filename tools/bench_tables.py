@@ -87,6 +87,23 @@ def print_pipeline(report: Result) -> None:
         print(line)
 
 
+def print_display(report: Result) -> None:
+    """Print what a page and its readers gave."""
+    table = _table("ms")
+    _add_columns(table, ("stage", *_PERCENTILES))
+    table.add_row("publication of the result to pixels", *_cells(report["publish_to_pixels_ms"]))
+    table.add_row("capture to pixels", *_cells(report["capture_to_pixels_ms"]))
+    table.add_section()
+    table.add_row("daemon: capture to publish, alone", *_cells(report["latency_alone_ms"]))
+    table.add_row(f"the same with {report['num_readers']} readers", *_cells(report["latency_with_readers_ms"]))
+    _print(table)
+    heap = " and ".join(f"{size_mb:.1f}" for size_mb in report["page_heap_mb"])
+    print(f"{report['pictures_per_s']:.1f} pictures/s; {report['misread']} of {report['pictures']} misread")
+    print(f"{report['num_readers']} readers change the daemon's median latency by {report['change']:+.1%}")
+    print(f"edge-display: {report['server_rss_mb']:.0f} MB{_growth(report['server_rss_growth_mb'])}")
+    print(f"the page's heap at the start and at the end: {heap} MB")
+
+
 def _summary(report: Result) -> list[str]:
     limit = (
         "the source's rate is the limit" if report["pace"] == "realtime" and not report["skipped"] else "at full load"
