@@ -40,6 +40,7 @@ bench: build/bench/trivial ## Measure the numbers of docs/benchmarks.md on this 
 	$(BIN)/edge-bench pipeline --source build/bench/480p/$(BENCH_VIDEO) --engine build/bench/tin-r18 --pace max --seconds 60
 	$(BIN)/edge-bench pipeline --source build/bench/480p/$(BENCH_VIDEO) --engine build/bench/trivial --pace max --seconds 40
 	$(BIN)/edge-bench pipeline --source demo --pace max --seconds 600 --max-windows 20000
+	$(BIN)/edge-bench display --seconds 60
 
 build/bench/trivial: | .venv/.tested
 	rm -rf build/bench
