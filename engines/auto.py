@@ -56,7 +56,10 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
                     _log.info("auto: passed over %s", reason)
                 return engine
         passed_over.append(f"{candidate.name}: {trouble}")
-    raise BackendError(f"no engine of {bundle.path} runs here; {'; '.join(passed_over)}")
+    wanted_in = f" in {options.precision}" if options.precision else ""
+    raise BackendError(
+        f"no engine of {bundle.path} runs here{wanted_in}; edge-build makes more; {'; '.join(passed_over)}"
+    )
 
 
 def _mismatch(candidate: _Candidate, options: EngineOptions) -> str | None:

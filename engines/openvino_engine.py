@@ -47,9 +47,12 @@ def file_for(bundle: Bundle, precision: str) -> BundleFile:
     """Return the file that is run: what was built, or for FP32 the network itself.
 
     Raises:
+        BackendError: There is no such precision.
         BundleError: It was not built.
     """
-    if bundle.has(KIND, precision) or precision not in _ARITHMETIC:
+    if precision not in _ARITHMETIC:
+        raise BackendError(f"openvino does not compute in {precision!r}; it does in {', '.join(_ARITHMETIC)}")
+    if bundle.has(KIND, precision):
         return bundle.file(KIND, precision)
     if precision == "fp32":
         return bundle.file("onnx", "fp32")

@@ -132,7 +132,9 @@ def test_auto_without_openvino_takes_onnxruntime(
 def test_auto_where_nothing_runs_names_every_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(BackendError, match=r"no engine of .* runs here; tensorrt.*openvino fp32: it is not.*torch cpu"):
+    with pytest.raises(
+        BackendError, match=r"no engine of .* runs here; edge-build .*; tensorrt.*openvino fp32: it is not.*torch cpu"
+    ):
         load_engine(load_bundle(folder))
 
 

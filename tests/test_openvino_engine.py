@@ -188,6 +188,11 @@ def test_engine_unknown_device_is_refused_with_the_ones_there(bundle: Bundle) ->
         create(bundle, EngineOptions(device="TPU"))
 
 
+def test_engine_unknown_precision_is_refused_with_the_ones_there(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="does not compute in 'fp8'; it does in fp32, bf16, fp16, int8"):
+        create(bundle, EngineOptions(precision="fp8"))
+
+
 def _bundle_of(folder: Path, model: bytes) -> Bundle:
     """Return a bundle whose manifest is honest about a model file that is not what it should be."""
     folder.mkdir()

@@ -40,7 +40,8 @@ def print_checks(bundle: Bundle, backend: str | None, device: str | None) -> int
     for check in checks:
         if check.trouble:
             print_line(
-                "error" if check.is_refused else "warning", f"{check.backend} {check.precision}: {check.trouble}"
+                "error" if check.is_refused else "warning",
+                f"{f'{check.backend} {check.precision}'.strip()}: {check.trouble}",
             )
     if not any(check.result for check in checks) or any(check.is_refused for check in checks):
         return EngineError.exit_code
@@ -93,7 +94,7 @@ def _print(bundle: Bundle, checks: list[Check]) -> None:
     table.add_column("")
     for check in checks:
         table.add_row(check.backend, check.precision, check.device, *_cells(check.result), _verdict(check))
-    Console(width=max(110, Console().width)).print(table)
+    Console(width=max(124, Console().width)).print(table)
 
 
 def _cells(result: ParityResult | None) -> list[str]:
