@@ -18,6 +18,7 @@ from engines import PreprocessSpec
 from tests.trainer_command import edge_train
 from trainer.plots import Series, draw_confusion, draw_decision, draw_history, save_png
 from trainer.report_entries import load_contents
+from trainer.report_sections import evidence_text
 from trainer.runs import FINISHED, Run, write_run
 
 EVIL = "<img src=http://evil.example/x>"
@@ -230,3 +231,11 @@ def test_decision_curve_of_several_networks_draws_each_and_the_two_references() 
     labels = np.array([0, 1, 0, 1])
     series = [Series(name, labels, np.array([0.1, 0.4, 0.6, 0.9]), 0.5) for name in "abc"]
     assert len(draw_decision(series).axes[0].get_lines()) == 5
+
+
+def test_case_without_evidence_names_no_place() -> None:
+    case = {"keyframe": 3, "peak": 0.0, "is_inside_mask": 0}
+    assert evidence_text(case) == "frame 3, no evidence for the positive class"
+    assert evidence_text({**case, "peak": 0.1}) == "frame 3, peak outside the mask"
+    assert evidence_text({**case, "peak": 0.1, "is_inside_mask": 1}) == "frame 3, peak inside the mask"
+    assert evidence_text({"keyframe": 3, "peak": 0.1}) == "frame 3"

@@ -162,11 +162,17 @@ def _cases(entry: Entry, letter: str, writer: Writer) -> tuple[CasePicture, ...]
         path = entry.folder / case["picture"]
         if path.is_file():
             name = _slug(f"{letter} {entry.name} {Path(case['picture']).stem}")
-            caption = f"{case['id']}: {case['probability']:.3f}, frame {case['keyframe']}"
-            if case.get("is_inside_mask") is not None:
-                caption += ", peak inside the mask" if case["is_inside_mask"] else ", peak outside the mask"
+            caption = f"{case['id']}: {case['probability']:.3f}, {evidence_text(case)}"
             found.append(CasePicture(KINDS[case["kind"]], caption, writer.copy(f"case-{name}", path)))
     return tuple(found)
+
+
+def evidence_text(case: Metrics) -> str:
+    """Return which frame a case's picture shows, and where its evidence lies."""
+    if not case["peak"]:  # the map is 0 everywhere: its first cell is no place
+        return f"frame {case['keyframe']}, no evidence for the positive class"
+    places = {None: "", 0: ", peak outside the mask", 1: ", peak inside the mask"}
+    return f"frame {case['keyframe']}{places[case.get('is_inside_mask')]}"
 
 
 def _facts_of_videos(entry: Entry) -> tuple[Fact, ...]:
@@ -223,7 +229,13 @@ def training_of(training: TrainingRecord, writer: Writer) -> TrainingSection:
         figure = plots.draw_history(training.name, epochs, losses, accuracies)
         name = _slug(f"training {training.name}")
         write_table(writer.folder / f"{name}.csv", list(history), zip(*history.values(), strict=True))
-        picture = writer.picture(name, figure, "Loss and accuracy an epoch, by clip.", is_wide=True, max_width_px=820)
+        picture = writer.picture(
+            name,
+            figure,
+            "Loss and accuracy an epoch: of training by clip, of validation by video.",
+            is_wide=True,
+            max_width_px=820,
+        )
     facts, recipe = facts_of_training(training.about)
     return TrainingSection(training.name, facts, recipe, picture)
 
