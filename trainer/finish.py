@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from edge.commandline import print_line
 from trainer.aggregate import aggregate_logits, probabilities_of
 from trainer.calibration import choose_threshold, fit_temperature
 from trainer.clips import VideoFrames
@@ -34,6 +35,8 @@ def calibrated(run: Run, validation: Sequence[Decoded], threshold_rule: str) -> 
     probabilities = probabilities_of(logits / temperature)[:, -1]
     positive = (labels == len(run.classes) - 1).astype(np.int64)
     threshold = choose_threshold(positive, probabilities, threshold_rule)
+    if len(set(probabilities >= threshold)) == 1:
+        print_line("warning", f"the threshold {threshold:.3f} calls all validation videos alike: it separates nothing")
     write_predictions(run.path / PREDICTIONS_NAME, _predictions(run, validation, positive, probabilities))
     return dataclasses.replace(
         run, temperature=temperature, threshold=threshold, validation=measure(positive, probabilities, threshold)
