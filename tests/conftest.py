@@ -9,11 +9,6 @@ from tools.phantom import DatasetSpec, write_dataset
 from tools.trivial import write_trivial_bundle
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marks that pyproject.toml does not."""
-    config.addinivalue_line("markers", "v4l2: boots a virtual machine with a real V4L2 device; as root on Debian 12")
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run, with the reason, or fail it where the environment says that it must run."""
     skip_or_fail(mark.name for mark in item.iter_markers())
