@@ -11,6 +11,8 @@ import numpy as np
 from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, BundleError, EngineError
+from engines.openvino_stem import fold_constants, split
+from engines.ring import Float32Array, MirroredRing
 
 DEFAULT_DEVICE = "CPU"
 KIND = "openvino"
@@ -74,6 +76,7 @@ class OpenVinoEngine(HostEngine):
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )
+        self._stem: Any = None
         openvino = import_openvino()
         core = openvino.Core()
         check_device(core, device, precision)
@@ -81,7 +84,11 @@ class OpenVinoEngine(HostEngine):
         try:
             model = core.read_model(path)
             model.reshape([1, *bundle.clip_tchw])
-            compiled = core.compile_model(model, device, self._properties(precision, options))
+            if file.kind != KIND:
+                fold_constants(model)
+            properties = self._properties(precision, options)
+            model = self._cut_stem(core, model, properties) if device == DEFAULT_DEVICE else model
+            compiled = core.compile_model(model, device, properties)
             self._outputs = [compiled.output(name) for name in OUTPUT_NAMES]
             self._create_requests(openvino, compiled)
         except Exception as exc:  # its errors have no common class but this
@@ -100,11 +107,31 @@ class OpenVinoEngine(HostEngine):
             properties["CACHE_DIR"] = str(options.cache_dir)
         return properties
 
+    def _cut_stem(self, core: Any, model: Any, properties: dict[str, Any]) -> Any:
+        """Let the ring hold what the network makes of each frame by itself, and return the rest of the network."""
+        if (parts := split(model)) is None:
+            return model
+        stem, rest = parts
+        self._stem = core.compile_model(stem, DEFAULT_DEVICE, properties).create_infer_request()
+        self._ring = MirroredRing(self._ring.num_frames, tuple(rest.input().get_shape())[1:])
+        return rest
+
+    def push(self, frame_chw: Float32Array) -> None:
+        if self._stem is None:
+            super().push(frame_chw)
+            return
+        try:
+            self._stem.get_input_tensor().data[0, 0] = frame_chw
+            self._stem.infer()
+        except RuntimeError as exc:
+            raise self._failure(exc) from exc
+        super().push(self._stem.get_output_tensor().data[0])
+
     def _create_requests(self, openvino: Any, compiled: Any) -> None:
         self._requests: list[Any] = [compiled.create_infer_request()]
-        self._inputs = [
-            openvino.Tensor(self._ring.window(slot), shared_memory=True) for slot in range(self._ring.num_frames)
-        ]
+        shape = compiled.input().get_shape()
+        windows = (self._ring.window(slot).reshape(shape) for slot in range(self._ring.num_frames))
+        self._inputs = [openvino.Tensor(window, shared_memory=True) for window in windows]
 
     def _run(self, start_slot: int) -> EngineOutput:
         (request,) = self._requests
@@ -123,6 +150,7 @@ class OpenVinoEngine(HostEngine):
         return EngineError(f"OpenVINO failed to run {self.spec.name}: {last_line(exc)}")
 
     def close(self) -> None:
+        self._stem = None
         self._requests = []
         self._inputs = []
 
@@ -155,7 +183,7 @@ class OpenVinoThroughputEngine(OpenVinoEngine):
         request = self._requests[self._num_submitted % self.max_in_flight]
         self._num_submitted += 1
         try:
-            np.copyto(request.get_input_tensor().data, self._ring.window())
+            np.copyto(request.get_input_tensor().data.reshape(self._ring.window().shape), self._ring.window())
             request.start_async()
         except RuntimeError as exc:
             raise self._failure(exc) from exc

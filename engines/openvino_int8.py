@@ -29,7 +29,7 @@ def quantize(
     Args:
         model: An OpenVINO model in FP32 of static shape.
         clips_ntchw: (n, T, C, H, W) in 0..1.
-        num_classes: K; a convolution with so many outputs is the last one, and stays in FP32.
+        num_classes: K, the last convolution's outputs.
         progress: Is told which share of the clips was looked at.
 
     Raises:
@@ -69,16 +69,21 @@ class _Batches:
 
 
 def _kept_in_float(model: Any, num_classes: int) -> list[str]:
-    """Name the nodes that cost little and decide much: all that is no feature map, and the last convolution."""
-    return [node.get_friendly_name() for node in model.get_ops() if _is_kept_in_float(node, num_classes)]
+    """Name the nodes that cost little and decide much: the first convolution, the last, and all that is no feature map.
+
+    The first one is computed once a frame, not once a window (`engines.openvino_stem`).
+    """
+    num_channels = model.input().get_shape()[2]
+    return [node.get_friendly_name() for node in model.get_ops() if _is_kept_in_float(node, num_channels, num_classes)]
 
 
-def _is_kept_in_float(node: Any, num_classes: int) -> bool:
+def _is_kept_in_float(node: Any, num_channels: int, num_classes: int) -> bool:
     if node.get_type_name() in ("Constant", "Parameter", "Result"):
         return False
     shape = node.output(0).get_shape()
-    is_head = node.get_type_name() == "Convolution" and shape[1] == num_classes
-    return len(shape) != _FEATURE_MAP_RANK or is_head
+    if node.get_type_name() == "Convolution":
+        return bool(node.input(0).get_shape()[1] == num_channels or shape[1] == num_classes)
+    return len(shape) != _FEATURE_MAP_RANK
 
 
 def _share_quantizers(model: Any) -> None:
