@@ -325,6 +325,7 @@ def test_url_that_is_wrong_is_refused_without_repeating_it(uri: str) -> None:
     assert "pa[ss" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_daemon_whose_server_is_killed_goes_on_with_the_next_and_tells_no_password(trivial_bundle: Path) -> None:
     with serving(password=PASSWORD.replace("%23", "#")) as server:
         port = server.port
