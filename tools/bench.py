@@ -142,7 +142,10 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
         if (trouble := module.probe()) is not None and not options.backend:
             print_line("warning", f"{backend} is left out: {trouble}")
             continue
-        for precision in options.precision or module.precisions(bundle) or (None,):
+        there = module.precisions(bundle)
+        asked = options.precision or there
+        # one that no engine here has is measured all the same, for its error
+        for precision in [one for one in asked if one in there] or asked or (None,):
             yield EngineChoice(
                 backend=backend,
                 precision=precision,
