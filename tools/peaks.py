@@ -68,11 +68,11 @@ def _openvino_product(core: Any, precision: str, size: int) -> Callable[[], Any]
 
     left = ops.parameter([size, size], np.float32)
     weights = np.random.default_rng(0).integers(-127, 128, (size, size), np.int8)
-    right = ops.multiply(ops.convert(ops.constant(weights), np.float32), ops.constant(np.float32(1 / 127)))
     if precision == "int8":
+        right = ops.multiply(ops.convert(ops.constant(weights), np.float32), ops.constant(np.float32(1 / 127)))
         product = _in_256_levels(ops.matmul(_in_256_levels(left, 0, 1), right, False, True), -size, size)
-    else:
-        product = ops.matmul(left, right, False, True)
+    else:  # integers that are only stored so would be multiplied so as well
+        product = ops.matmul(left, ops.constant(weights.astype(np.float32) / 127), False, True)
     model = openvino.Model([ops.result(product)], [left], "product")
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
     request = core.compile_model(model, "CPU", hints).create_infer_request()
