@@ -133,11 +133,11 @@ def _gain_curve(height: int, recipe: Recipe, rng: np.random.Generator) -> npt.ND
 
 
 def _grains(shape: torch.Size, sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return factors around 1, (1, 1, H, W): the same grains for every frame, as all augmentation is."""
-    *_, height, width = shape
-    coarse = rng.standard_normal((-(-height // _GRAIN_PX), -(-width // _GRAIN_PX)), np.float32)
-    fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-    return 1 + np.float32(sigma) * fine[None, None]
+    """Return factors around 1, (T, 1, H, W): each frame has grains of its own, as moving tissue has."""
+    num_frames, _, height, width = shape
+    coarse = rng.standard_normal((num_frames, -(-height // _GRAIN_PX), -(-width // _GRAIN_PX)), np.float32)
+    fine = [cv2.resize(grains, (width, height), interpolation=cv2.INTER_LINEAR) for grains in coarse]
+    return 1 + np.float32(sigma) * np.stack(fine)[:, None]
 
 
 def _seed(rng: np.random.Generator) -> int:
