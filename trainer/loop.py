@@ -46,9 +46,13 @@ def run_epochs(trainer: pl.Trainer, plan: Plan) -> None:
 def restored_determinism() -> Iterator[None]:
     """Take back afterwards what Lightning's `deterministic` asks of all of torch."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    num_threads = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # two threads gave other weights from run to run (docs/log.md)
     try:
         yield
     finally:
+        torch.set_num_threads(num_threads)
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
