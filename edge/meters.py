@@ -10,7 +10,18 @@ _CAPACITY = 1 << 15
 _LATENCY_SPAN_NS = 60 * 10**9
 _FPS_SPAN_NS = 5 * 10**9
 
-COUNTERS = ("captured", "in_clip", "inferred", "published", "skipped", "resets", "reconnects", "frames_published")
+COUNTERS = (
+    "captured",
+    "in_clip",
+    "inferred",
+    "published",
+    "skipped",
+    "resets",
+    "losses",
+    "reconnects",
+    "restarts",
+    "frames_published",
+)
 
 
 class Meters:
@@ -34,8 +45,16 @@ class Meters:
         return (time.monotonic_ns() - self._start_ns) / 1e9
 
     def count(self, name: str, number: int = 1) -> None:
-        """Add to a counter."""
-        self.counters[name] = self.counters.get(name, 0) + number
+        """Add to one of `COUNTERS`.
+
+        Raises:
+            KeyError: There is no such counter.
+        """
+        self.counters[name] += number
+
+    def count_trouble(self, name: str) -> None:
+        """Add one to a counter that a source named for what it leaves out; it begins with its first."""
+        self.counters[name] = self.counters.get(name, 0) + 1
 
     def captured(self, t_ns: int) -> None:
         """Count a frame that came at this monotonic time."""

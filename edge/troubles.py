@@ -22,7 +22,7 @@ class TroubleLog:
     def add(self, trouble: Trouble) -> None:
         """Count a trouble under its counter."""
         name = trouble.counter
-        self._meters.count(name)
+        self._meters.count_trouble(name)
         self._num_untold[name] = self._num_untold.get(name, 0) + 1
         now_s = time.monotonic()
         if now_s >= self._due_s.get(name, now_s):

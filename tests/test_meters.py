@@ -19,12 +19,19 @@ def test_meters_start_at_zero_with_all_counters() -> None:
     assert 0 <= meters.uptime_s < 10
 
 
-def test_count_adds_up_also_under_a_name_that_a_source_brings() -> None:
+def test_count_adds_up_and_refuses_an_unknown_name() -> None:
     meters = Meters()
     meters.count("skipped")
     meters.count("skipped", 4)
     assert meters.counters["skipped"] == 5
-    meters.count("bad_objects", 2)  # sources name what they leave out
+    with pytest.raises(KeyError):
+        meters.count("skiped")
+
+
+def test_trouble_counter_begins_with_its_first() -> None:
+    meters = Meters()
+    meters.count_trouble("bad_objects")
+    meters.count_trouble("bad_objects")
     assert meters.counters["bad_objects"] == 2
 
 
