@@ -15,7 +15,7 @@ from edge.phantom_probe import Probe, ScanConverter
 from edge.phantom_speckle import PointSpread, draw_scatterers, elevation_weights, envelope_db
 from edge.sources.phantom import PhantomSource
 from tools import phantom as command
-from tools.phantom import DatasetSpec, write_dataset
+from tools.phantom import DatasetSpec, node_region, write_dataset
 
 LINEAR = Probe("linear", 40.0, 20.0, 0.0, 7.0, 0.3, 0.27, 0.9)
 CONVEX = Probe("convex", 45.0, 0.55, 16.0, 5.0, 0.3, 0.0085, 0.9)
@@ -260,6 +260,25 @@ def test_data_set_written_twice_by_any_number_of_processes_is_the_same_bytes(mp4
     assert len(list(write_dataset(spec, num_jobs=2))) == 2
     for name in ("videos/000000.mp4", "videos/000001.mp4", "masks/000000.npz", "masks/000001.npz"):
         assert (spec.out / name).read_bytes() == (mp4_set / name).read_bytes()
+
+
+def test_data_set_cropped_to_the_node_holds_the_node_of_every_frame(tmp_path: Path) -> None:
+    spec = DatasetSpec(tmp_path / "set", num_videos=2, seed=3, num_frames=12, crop="node")
+    for row in write_dataset(spec):
+        x, y, width, height = map(int, row["roi"].split(","))
+        masks = np.load(spec.out / row["mask"])["masks"]
+        assert masks.any()
+        assert masks[:, y : y + height, x : x + width].sum() == masks.sum()
+        image = Phantom(row["seed"], size_wh=spec.size_wh).region
+        assert width * height < image[2] * image[3]
+        assert image[0] <= x
+        assert x + width <= image[0] + image[2]
+        assert image[1] <= y
+        assert y + height <= image[1] + image[3]
+
+
+def test_node_region_where_no_frame_shows_the_node_is_the_image() -> None:
+    assert node_region(np.zeros((2, 20, 30), np.uint8), (3, 4, 20, 10)) == (3, 4, 20, 10)
 
 
 def test_dicom_of_a_phantom_reads_back_lossless_and_says_synthetic(tmp_path: Path) -> None:

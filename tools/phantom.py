@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
 from edge.commandline import Parser, run_command
 from edge.errors import ConfigError
 from edge.phantom import DEFAULT_SIZE_WH, Phantom
+from edge.sources.base import Rect
 from tools.phantom_video import FRAME_RATE_HZ, write_dicom, write_mp4
 
 MANIFEST = "manifest.csv"
@@ -26,6 +28,9 @@ FIRST_SEED = 1_000_000_000
 MAX_NUM_VIDEOS = 1_000_000
 """Even, so that a seed's parity is its label for every dataset seed, and no two data sets share a video."""
 FORMATS = {"mp4": write_mp4, "dcm": write_dicom}
+CROPS = ("image", "node")
+NODE_MARGIN = 0.25
+"""Of the node's extent, that its region takes in on each side: the tissue around it."""
 _SPLIT_CYCLE = ("train", "train", "train", "val", "train", "train", "test")
 _NUM_FOLDS = 5
 
@@ -40,8 +45,12 @@ class DatasetSpec:
     format: str = "mp4"
     num_frames: int = DEFAULT_NUM_FRAMES
     size_wh: tuple[int, int] = DEFAULT_SIZE_WH
+    crop: str = CROPS[0]
+    """What the manifest's `roi` holds: the whole image, or where the node passes, as a reader crops to a lesion."""
 
     def __post_init__(self) -> None:
+        if self.crop not in CROPS:
+            raise ConfigError(f"crop {self.crop!r} is not known; choose {' or '.join(CROPS)}")
         if self.format not in FORMATS:
             raise ConfigError(f"format {self.format!r} is not known; choose {' or '.join(FORMATS)}")
         if not 1 <= self.num_videos <= MAX_NUM_VIDEOS:
@@ -101,6 +110,9 @@ def write_video(spec: DatasetSpec, index: int) -> dict[str, Any]:
     FORMATS[spec.format](spec.out / video, frames_thw, phantom)
     np.savez_compressed(spec.out / mask, masks=masks_thw)
     num_visible = sum(phantom.hilum_visible(i) for i in range(spec.num_frames))
+    covariates = dict(phantom.covariates)
+    if spec.crop == "node":
+        covariates["roi"] = ",".join(map(str, node_region(masks_thw, phantom.region)))
     return {
         "path": video,
         "label": phantom.label,
@@ -108,9 +120,28 @@ def write_video(spec: DatasetSpec, index: int) -> dict[str, Any]:
         **_assign(index),
         "mask": mask,
         "seed": phantom.seed,
-        **phantom.covariates,
+        **covariates,
         "hilum_fraction": round(num_visible / spec.num_frames, 3),
     }
+
+
+def node_region(masks_thw: npt.NDArray[np.uint8], image_xywh: Rect) -> Rect:
+    """Return the rectangle inside the image that holds the node in every frame, with a margin around it.
+
+    Args:
+        masks_thw: The node's mask a frame, (T, H, W), not 0 inside.
+        image_xywh: The image area, which is also the answer where no frame shows the node.
+    """
+    rows, columns = (np.flatnonzero(masks_thw.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    if not rows.size:
+        return image_xywh
+    x, y, width, height = image_xywh
+    spans = []
+    for cells, first, length in ((columns, x, width), (rows, y, height)):
+        margin = round(NODE_MARGIN * (cells[-1] + 1 - cells[0]))
+        spans.append((max(first, int(cells[0]) - margin), min(first + length, int(cells[-1]) + 1 + margin)))
+    (left, right), (top, bottom) = spans
+    return left, top, right - left, bottom - top
 
 
 def _assign(index: int) -> dict[str, Any]:
@@ -173,6 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--size", dest="size_wh", type=_size, default=DEFAULT_SIZE_WH, metavar="WxH", help=f"pixels ({width}x{height})"
+    )
+    parser.add_argument(
+        "--crop", choices=CROPS, default=CROPS[0], help="the manifest's roi: all of the image, or around the node"
     )
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="J", help="processes (%(default)s)")
     return parser
