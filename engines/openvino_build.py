@@ -8,7 +8,7 @@ from engines import host
 from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle
 from engines.errors import EngineError
-from engines.openvino_engine import DEFAULT_DEVICE, KIND, check_device, import_openvino, last_line
+from engines.openvino_engine import DEFAULT_DEVICE, KIND, check_device, import_openvino, last_line, shared_core
 from engines.openvino_int8 import quantize
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -22,7 +22,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         EngineError: OpenVINO cannot read the network.
     """
     openvino = import_openvino()
-    core = openvino.Core()
+    core = shared_core()
     device = options.device or DEFAULT_DEVICE
     check_device(core, device, precision)
     path = bundle.path / bundle.file("onnx", "fp32").name

@@ -77,8 +77,7 @@ class OpenVinoEngine(HostEngine):
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )
         self._stem: Any = None
-        openvino = import_openvino()
-        core = openvino.Core()
+        openvino, core = import_openvino(), shared_core()
         check_device(core, device, precision)
         path = bundle.path / file.name
         try:
@@ -215,6 +214,19 @@ def import_openvino() -> Any:
     except ImportError as exc:
         raise BackendError(f"backend openvino: {exc}; install it with `pip install openvino`") from exc
     return openvino
+
+
+@functools.cache
+def shared_core() -> Any:
+    """Return the one `openvino.Core` of this process, which is never let go.
+
+    Each further one would put the calling thread's signals on a stack of its own, and take that memory away with it:
+    after two that ended in the order in which they began, the next signal ends the process (OpenVINO 2026.4).
+
+    Raises:
+        BackendError: OpenVINO is not installed.
+    """
+    return import_openvino().Core()
 
 
 def check_device(core: Any, device: str, precision: str) -> None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 from daemon import run_command
 from media import write_video
@@ -17,6 +16,7 @@ from engines import Bundle, PreprocessSpec, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import add_files, describe_file
 from engines.errors import BackendError, BundleError, EngineError, ParityError
+from engines.openvino_engine import shared_core
 from tools.calibration import read_clips
 from tools.trivial import write_trivial_bundle
 
@@ -137,7 +137,7 @@ def test_build_of_what_there_is_not_is_refused(
 
 
 def test_int8_network_reads_slices_and_convolutions_from_one_quantizer(in_int8: Bundle) -> None:
-    model = openvino.Core().read_model(in_int8.path / in_int8.file("openvino", "int8").name)
+    model = shared_core().read_model(in_int8.path / in_int8.file("openvino", "int8").name)
     slices = [node for node in model.get_ops() if node.get_type_name() == "Slice"]
     assert len(slices) == 8  # one for each block of a ResNet-18
     sources = [node.input(0).get_source_output() for node in slices]

@@ -1,6 +1,8 @@
 """The OpenVINO engine with a network whose output tells which frames it saw, and in which order."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -255,3 +257,23 @@ def test_engine_whose_clips_are_larger_than_memory_is_refused(folder: Path) -> N
 
     with pytest.raises(EngineError, match="do not fit into this machine's memory"):
         load_engine(endless, "openvino")
+
+
+SIGNALS_AFTER_TWO_ENGINES = """
+import faulthandler, gc, signal, sys
+from engines import load_bundle, load_engine
+faulthandler.enable()  # gives signal handlers a stack of their own, as pytest does, and services that want a traceback
+bundle = load_bundle(sys.argv[1])
+engines = [load_engine(bundle, "openvino") for _ in range(2)]
+while engines:
+    engines.pop(0).close()
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_process_that_closed_its_engines_in_turn_still_handles_signals(folder: Path) -> None:
+    command = [sys.executable, "-c", SIGNALS_AFTER_TWO_ENGINES, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -8,7 +8,7 @@ import openvino.opset13 as ops
 import pytest
 from small_bundle import NUM_FRAMES, SIZE_PX, random_clips, small_bundle
 
-from engines.openvino_engine import OUTPUT_NAMES, OpenVinoEngine, create
+from engines.openvino_engine import OUTPUT_NAMES, OpenVinoEngine, create, shared_core
 from engines.openvino_stem import fold_constants, split
 
 SHAPE = (1, 4, 1, 8, 8)
@@ -30,7 +30,7 @@ def _network(*, per_frame: bool = False, num_frames: int = 4, mixes_first: bool 
 
 
 def _run(model: openvino.Model, value: np.ndarray) -> np.ndarray:
-    return openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([value])[0]
+    return shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([value])[0]
 
 
 def test_split_network_gives_the_whole_networks_output() -> None:
@@ -60,9 +60,9 @@ def test_engine_ring_holds_features_and_every_window_is_that_of_the_whole_networ
     engine = create(bundle)
     assert isinstance(engine, OpenVinoEngine)
     assert engine._stem is not None  # otherwise this test shows nothing
-    model = openvino.Core().read_model(bundle.path / "model.onnx")
+    model = shared_core().read_model(bundle.path / "model.onnx")
     model.reshape([1, *bundle.clip_tchw])
-    whole = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    whole = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     stream = random_clips(3, seed=3).reshape(-1, 1, SIZE_PX, SIZE_PX)
     for number, frame in enumerate(stream):
         engine.push(frame)

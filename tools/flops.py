@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from engines import Bundle
+from engines.openvino_engine import shared_core
 
 
 def count_gflop(bundle: Bundle) -> float:
     """Return the GFLOP of one window: convolutions and matrix multiplications, a multiply-add as two."""
-    import openvino
-
-    model = openvino.Core().read_model(Path(bundle.path) / bundle.file("onnx", "fp32").name)
+    model = shared_core().read_model(Path(bundle.path) / bundle.file("onnx", "fp32").name)
     model.reshape([1, *bundle.clip_tchw])
     return sum(count_operation(operation) for operation in model.get_ops()) / 1e9
 
