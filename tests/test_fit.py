@@ -25,6 +25,7 @@ from trainer.finish import video_logits
 from trainer.fit import fit
 from trainer.keeper import COLUMNS, best_row, is_exhausted
 from trainer.manifest import ManifestError
+from trainer.models import MODELS
 from trainer.module import parameter_groups, validation_metrics
 from trainer.plan import make_plan
 from trainer.profile import profile
@@ -276,6 +277,16 @@ def test_cross_validation_is_one_fit_a_fold_and_names_the_best(phantom_manifest:
     assert json.loads((tmp_path / "folds" / "crossval.json").read_text(encoding="utf-8")) == summary
     alone = fit(dataclasses.replace(options, out=tmp_path / "alone", fold=1))
     assert (alone.path / "model.safetensors").read_bytes() == (runs[1].path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("model", ["tin-r50", "r2plus1d-18", "resnet3d-50", "inception-v3", "vgg19"])
+def test_each_kind_of_network_trains_and_predicts(model: str, phantom_manifest: Path, tmp_path: Path) -> None:
+    is_static = MODELS[model].is_static
+    changes = ["num_frames=1"] if is_static else []
+    changes += ["resize=80", "crop=75", "width=none"] if model == "inception-v3" else []
+    run = fit(fit_options(phantom_manifest, tmp_path / "run", "epochs=1", *changes, model=model))
+    assert (run.state, run.model) == (FINISHED, model)
+    assert np.isfinite(run.validation["auc"])
 
 
 def test_profile_tells_where_a_step_goes_and_writes_no_run(phantom_manifest: Path, tmp_path: Path) -> None:

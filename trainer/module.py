@@ -29,7 +29,7 @@ class Training(pl.LightningModule):
         self, network: nn.Module, recipe: Recipe, seed: int, class_weights: Tensor, validation_labels: list[int]
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=_fastest_format(network))
         self._recipe = recipe
         self._seed = seed
         self.register_buffer("_class_weights", class_weights, persistent=False)
@@ -132,3 +132,9 @@ def learning_rate_factor(step: int, num_steps: int, recipe: Recipe) -> float:
     if recipe.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, num_steps - warmup)))
+
+
+def _fastest_format(network: nn.Module) -> torch.memory_format:
+    """Return the layout with the channels last: of videos where the network convolves over time, else of images."""
+    is_3d = any(weights.dim() == 5 for weights in network.parameters())
+    return torch.channels_last_3d if is_3d else torch.channels_last
