@@ -26,6 +26,7 @@ from tools.doctor_screen import Result, Screen, as_json, exit_code
 _HTTP = "127.0.0.1:8080"
 _HERE = 1
 """Exit code of a problem with Python, a package or the machine."""
+_RECORDINGS = "recordings"
 _LIMITS = SpoolLimits()
 
 
@@ -132,11 +133,12 @@ def _checks(config: Config, host_and_port: tuple[str, int], probes: Probes) -> I
 
 def _folders(config: Config) -> dict[str, Path]:
     folders = {"state, spool": state_folder()}
-    return folders if config.record is None else {**folders, "recordings": Path(config.record)}
+    return folders if config.record is None else {**folders, _RECORDINGS: Path(config.record)}
 
 
 def _disk_check(name: str, folder: Path) -> Any:
-    return lambda: machine.check_disk(name, folder, _LIMITS.max_waiting_bytes, _LIMITS.max_object_bytes)
+    room = _LIMITS.max_waiting_bytes, _LIMITS.max_object_bytes  # what the DICOM spool may hold
+    return lambda: machine.check_disk(name, folder, *room, holds_recordings=name == _RECORDINGS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import getpass
 import grp
 import os
 import shlex
@@ -15,7 +14,7 @@ from edge.sources.listing import lasting_names
 from edge.sources.options import SourceOptions
 from edge.sources.v4l2_device import V4l2Device, capture_nodes
 from edge.sources.v4l2_modes import FFMPEG_NAMES, choose_mode
-from tools.doctor_finding import Finding, Verdict, as_root
+from tools.doctor_finding import Finding, Verdict, as_root, user_name
 from tools.doctor_machine import is_container
 
 _RULE = "70-edge-ultrasound.rules"
@@ -38,7 +37,7 @@ def check_devices(nodes: Sequence[Path] | None = None) -> Iterator[Finding]:
 def _no_device() -> Finding:
     told = "no frame grabber or camera (/dev/video*); files and network sources do without"
     if is_container():
-        mend = "docker run --device /dev/video0 --group-add video ...   # hands the host's device to the container"
+        mend = "docker run --device /dev/video0 --group-add video ...   # on the host"
     else:
         mend = as_root(
             "dmesg | grep -i -e uvcvideo -e 'new .* USB device'   # after plugging one in: is it seen at all"
@@ -92,9 +91,11 @@ def _forbidden(path: Path) -> Finding:
     except KeyError:
         group = str(status.st_gid)
     told = f"this user may not open it; the group {group} has {stat.filemode(status.st_mode)[4:7]!r}"
-    user = shlex.quote(getpass.getuser())
+    user = user_name()
     if is_container():
-        mend = f"docker run --device {path} --group-add {status.st_gid} ...   # the group's number on the host"
+        mend = (
+            f"docker run --device {path} --group-add {status.st_gid} ...   # on the host, whose group has this number"
+        )
     elif not status.st_mode & stat.S_IRGRP or not status.st_mode & stat.S_IWGRP or status.st_gid == 0:
         mend = as_root(f"sh -c {shlex.quote(_UDEV)}   # gives such devices to the group video")
     elif user in grp.getgrnam(group).gr_mem:

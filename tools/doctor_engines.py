@@ -1,6 +1,5 @@
 """What can compute: OpenVINO, ONNX Runtime, torch, NVIDIA's driver and TensorRT; and whether a bundle runs here."""
 
-import getpass
 import importlib.metadata
 import importlib.util
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from edge.config import DEMO_BUNDLE
 from engines.load import backend_module
-from tools.doctor_finding import ROOT, Finding, Verdict, as_root, pip_install, pip_install_extra
+from tools.doctor_finding import ROOT, Finding, Verdict, as_root, pip_install, pip_install_extra, user_name
 from tools.doctor_probe import Answer, ProbeError, Probes
 
 _BUNDLE_LIMIT_S = 120.0
@@ -53,7 +52,7 @@ def _judge_intel(answer: Answer) -> Iterator[Finding]:
         return
     closed = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
     if closed:
-        mend = as_root(f"usermod -aG render {shlex.quote(getpass.getuser())}   # then log in again")
+        mend = as_root(f"usermod -aG render {user_name()}   # then log in again")
         yield Finding("Intel GPU", Verdict.WARNING, f"this user may not open {closed[0]}", mend)
     else:
         mend = as_root("apt-get install intel-opencl-icd")

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import os
+import pwd
 import shlex
 import sys
 import traceback
@@ -74,6 +75,14 @@ def _findings(check: Check) -> Iterator[Finding]:
 def as_root(command: str) -> str:
     """Return the command as this user must write it."""
     return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def user_name() -> str:
+    """Return this user's name; its number where it has none, as in a container."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def pip_install(requirements: Sequence[str], *options: str) -> str:

@@ -1,7 +1,9 @@
 """What the machine itself has: processor, memory, room on disks, systemd."""
 
+import contextlib
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +93,9 @@ def _group_limit_bytes() -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def check_disk(name: str, folder: Path, enough_bytes: int, least_bytes: int) -> Iterator[Finding]:
+def check_disk(
+    name: str, folder: Path, enough_bytes: int, least_bytes: int, *, holds_recordings: bool
+) -> Iterator[Finding]:
     """See that a folder can be written and has room.
 
     Args:
@@ -99,22 +103,32 @@ def check_disk(name: str, folder: Path, enough_bytes: int, least_bytes: int) -> 
         folder: It need not exist yet.
         enough_bytes: Less is a warning.
         least_bytes: Less is a problem.
+        holds_recordings: Say how long the room lasts.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = _nearest(folder)
     free_bytes = shutil.disk_usage(there).free
-    told = f"{folder}: {free_bytes / _GB:.0f} GB free, {free_bytes / _RECORDED_BYTES_A_HOUR:.0f} h of recording"
+    told = f"{folder}: {free_bytes / _GB:.0f} GB free"
+    told += f", some {free_bytes / _RECORDED_BYTES_A_HOUR:.0f} h of recording" if holds_recordings else ""
     details = {"folder": str(folder), "free_bytes": free_bytes}
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        owner = f"install -d -m 700 -o {os.geteuid()} -g {os.getegid()} {folder}"
-        yield Finding(name, Verdict.PROBLEM, f"{folder}: this user may not write to {there}", as_root(owner), details)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        mend = as_root(f"install -d -m 700 -o {os.geteuid()} -g {os.getegid()} {shlex.quote(str(folder))}")
+        yield Finding(name, Verdict.PROBLEM, f"{folder}: this user may not write to {there}", mend, details)
     elif free_bytes >= enough_bytes:
         yield Finding(name, Verdict.OK, told, "", details)
     else:
         verdict = Verdict.WARNING if free_bytes >= least_bytes else Verdict.PROBLEM
         told += f"; {enough_bytes / _GB:.0f} GB should be free"
-        yield Finding(
-            name, verdict, told, f"du -xh --max-depth=1 {there} | sort -h | tail   # names what fills it", details
-        )
+        mend = f"du -xh --max-depth=1 {shlex.quote(str(there))} | sort -h | tail   # names what fills it"
+        yield Finding(name, verdict, told, mend, details)
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there as far as this user may know."""
+    for path in (folder, *folder.absolute().parents):
+        with contextlib.suppress(OSError):
+            path.stat()
+            return path
+    return Path("/")
 
 
 def check_systemd() -> Iterator[Finding]:

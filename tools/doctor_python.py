@@ -54,14 +54,14 @@ def read_needs() -> Needs:
 
 def _installed_needs() -> Needs:
     about = importlib.metadata.metadata(_PROJECT)
-    all_of_them = [Requirement(line) for line in importlib.metadata.requires(_PROJECT) or []]
-    base = [one for one in all_of_them if one.marker is None or one.marker.evaluate({"extra": ""})]
-    extras = {name: [r for r in all_of_them if r.marker and r.marker.evaluate({"extra": name})] for name in _SERVES}
-    return Needs(
-        SpecifierSet(about["Requires-Python"]),
-        base,
-        {name: [one for one in needs if one not in base] for name, needs in extras.items()},
-    )
+    groups: dict[str, list[Requirement]] = {name: [] for name in ("", *_SERVES)}
+    for line in importlib.metadata.requires(_PROJECT) or []:
+        one = Requirement(line)
+        marker, one.marker = one.marker, None
+        group = next((name for name in groups if marker is None or marker.evaluate({"extra": name})), None)
+        if group is not None:
+            groups[group].append(one)
+    return Needs(SpecifierSet(about["Requires-Python"]), groups.pop(""), groups)
 
 
 def check_python() -> Iterator[Finding]:

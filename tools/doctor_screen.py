@@ -99,7 +99,7 @@ def _line(finding: Finding) -> Table:
     table.add_column(width=max(_NAME_WIDTH, len(finding.name)), no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
     word = Text(f" {finding.verdict.value} ", _STYLES[finding.verdict])
-    table.add_row(word, Text(finding.name, "bold"), Text(_one_line(finding.found)))
+    table.add_row(word, Text(finding.name), Text(_one_line(finding.found)))
     return table
 
 
