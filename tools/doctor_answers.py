@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def _cuda() -> Answer:
         return {"trouble": trouble, "needs": "driver"}
     if (trouble := cuda.probe()) is not None:
         return {"trouble": trouble, "needs": "bindings"}
-    gpus = []
+    gpus: list[Answer] = []
     with contextlib.suppress(EdgeError):  # past the last one
         while True:
             gpus.append(dataclasses.asdict(cuda.describe_gpu(len(gpus))))
@@ -109,11 +109,16 @@ def _bundle(path: str, backend: str, device: str | None, precision: str | None) 
 
 
 @contextlib.contextmanager
-def _listening(lines: list[str]) -> Any:
-    """Keep what the choice of an engine logs."""
+def _listening(lines: list[str]) -> Iterator[None]:
+    """Keep what the choice of an engine logs, and let none of it through."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        lines.append(record.getMessage())
+        return False
+
     log = logging.getLogger("edge.engines")
     log.setLevel(logging.INFO)
-    log.addFilter(keep := lambda record: lines.append(record.getMessage()))  # None: it goes no further
+    log.addFilter(keep)
     try:
         yield
     finally:

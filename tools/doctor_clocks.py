@@ -4,7 +4,7 @@ import ctypes
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools.doctor_finding import Finding, Verdict, as_root
@@ -44,7 +44,7 @@ def _clock_source() -> str:
 class _Timex(ctypes.Structure):
     """What adjtimex(2) fills in, as far as it is read here; its true size on 64 bits is 208 bytes."""
 
-    _fields_: Sequence[tuple[str, type]] = (
+    _fields_ = (
         ("modes", ctypes.c_uint),
         ("offset", ctypes.c_long),
         ("freq", ctypes.c_long),

@@ -1,6 +1,7 @@
 """What can be decoded and recorded: video, DICOM's transfer syntaxes, SRT; and the source that is to be played."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from edge.errors import EdgeError
 from tools.doctor_finding import Finding, Verdict, as_root, pip_install
@@ -33,12 +34,12 @@ def check_video() -> Iterator[Finding]:
         yield Finding("recording", Verdict.OK, f"{', '.join(encoders)} can be written")
 
 
-def _has_codec(name: str, direction: str) -> bool:
+def _has_codec(name: str, direction: Literal["r", "w"]) -> bool:
     from av.codec import Codec
     from av.codec.codec import UnknownCodecError
 
     try:
-        Codec(name, direction)  # type: ignore[call-overload]
+        Codec(name, direction)
     except UnknownCodecError:
         return False
     return True
