@@ -1,8 +1,14 @@
 """Bundles on disk and the engines that run them. Stands on nothing else of this project."""
 
+import sys
+
 from engines.bundle import Bundle, PreprocessSpec, load_bundle
 from engines.engine import Engine, EngineOutput, EngineSpec
 from engines.load import BACKENDS, load_engine
+
+# OpenVINO and NNCF report to Google Analytics that they were imported, without asking, where this package of theirs can
+# be imported; it comes with OpenVINO. A machine beside a scanner calls nobody.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "BACKENDS",

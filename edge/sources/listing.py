@@ -21,7 +21,7 @@ class ListSources(argparse.Action):
 def list_sources() -> Iterator[str]:
     """Yield a line for each video device and each of its modes."""
     nodes = capture_nodes()
-    names = _lasting_names()
+    names = lasting_names()
     for path in nodes:
         yield from _describe(path, names.get(path.resolve()))
     if not nodes:
@@ -51,6 +51,6 @@ def _lines(modes: list[Mode]) -> Iterator[str]:
         yield f"  not read: {', '.join(others)}"
 
 
-def _lasting_names() -> dict[Path, Path]:
+def lasting_names() -> dict[Path, Path]:
     """Return the names under which udev keeps devices, by node."""
     return {path.resolve(): path for path in sorted(Path("/dev/v4l/by-id").glob("*"))}

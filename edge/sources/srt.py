@@ -24,6 +24,7 @@ _DEFAULT_LATENCY_MS = 60
 """How long lost packets are asked for again. libsrt's own 120 ms are for the open internet."""
 _CONNECT_MS = 3000
 _LISTENERS = ("srt-gnutls", "srt-openssl")
+INSTALL = "apt-get install libsrt1.5-openssl"
 
 
 class SrtTimeoutError(OSError):
@@ -75,6 +76,15 @@ def parse_srt(url: str) -> SrtAddress:
     )
 
 
+def probe() -> str | None:
+    """Return why libsrt cannot be used here; None: it can."""
+    try:
+        _library()
+    except (SourceError, OSError) as exc:
+        return str(exc)
+    return None
+
+
 @functools.cache
 def _library() -> Any:
     """Load and start libsrt.
@@ -84,7 +94,7 @@ def _library() -> Any:
     """
     name = next(filter(None, map(ctypes.util.find_library, ("srt", *_LISTENERS))), None)
     if name is None:
-        raise SourceError("srt:// needs libsrt, which is not installed: `apt-get install libsrt1.5-openssl`")
+        raise SourceError(f"srt:// needs libsrt, which is not installed: `{INSTALL}`")
     library = ctypes.CDLL(name)
     library.srt_getlasterror_str.restype = ctypes.c_char_p
     library.srt_accept_bond.argtypes = (ctypes.POINTER(ctypes.c_int), ctypes.c_int, ctypes.c_int64)

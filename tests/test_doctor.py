@@ -1,0 +1,545 @@
+"""edge-doctor: this very machine, and machines on which something is missing, occupied, forbidden or broken."""
+
+import contextlib
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from daemon import DEADLINE_S, run_command
+from media import write_video
+from packaging.requirements import Requirement
+from test_seams import loaded_by
+
+from edge.config import DEMO_BUNDLE
+from edge.errors import ConfigError, EngineError
+from engines import load_bundle
+from engines.bundle import add_files, describe_file
+from tools import doctor_clocks, doctor_devices, doctor_engines, doctor_machine, doctor_ports, doctor_python
+from tools.doctor_finding import Check, Finding, Verdict, examine
+from tools.doctor_probe import Answer, ProbeError, Probes
+from tools.doctor_screen import exit_code
+
+ROOT = Path(__file__).parent.parent
+NOBODY = 65534
+NAMES = {
+    "Python", "packages", "[build]", "[train]", "[tensorrt]", "locale", "system", "processor", "memory",
+    "state, spool", "clock", "wall clock", "systemd", "video", "recording", "DICOM", "SRT", "OpenVINO", "ONNX Runtime",
+    "torch", "bundle", "engine", "ZeroMQ", "edge-infer", "edge-display",
+}  # fmt: skip
+"""What is looked at on every machine; V4L2 devices and NVIDIA GPUs come under names of their own."""
+
+
+@pytest.fixture
+def free() -> list[str]:
+    """Return the options that name two ports which nobody holds."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [one.getsockname()[1] for one in (first, second)]
+    return [f"--publish=tcp://127.0.0.1:{ports[0]}", f"--http=127.0.0.1:{ports[1]}"]
+
+
+def _doctor(*arguments: str, **environment: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Run the command; return its JSON object, and its findings by name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.doctor", "--json", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert told["exit_code"] == done.returncode
+    return told, {check["name"]: check for check in told["checks"]}
+
+
+def _one(findings: Iterator[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+@contextlib.contextmanager
+def _unprivileged() -> Iterator[None]:
+    """Be nobody for a while, where we are root: root may open everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def test_doctor_looks_at_all_of_this_machine(free: list[str]) -> None:
+    told, found = _doctor(*free)
+    problems = [check for check in told["checks"] if check["verdict"] == "problem"]
+    assert (told["exit_code"], problems) == (0, [])
+    assert found.keys() >= NAMES
+    assert sum(told["counts"].values()) == len(told["checks"])
+    assert found["engine"]["details"]["infer_ms"] > 0
+    assert "passes the parity gate" in found["engine"]["found"]
+    assert found["DICOM"]["details"]["JPEG Baseline (Process 1)"] == "pillow"
+    assert all("\n" not in check["found"] + check["mend"] for check in told["checks"])
+
+
+def test_doctor_screen_says_it_in_words_and_without_colour_in_a_file(free: list[str]) -> None:
+    done = run_command(*free, module="tools.doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert "not a medical device" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[-1].startswith("Nothing essential is missing.")
+    line = next(line for line in done.stdout.splitlines() if "every hash as the manifest says" in line)
+    assert line.split()[:2] == ["ok", "bundle"]
+
+
+def test_doctor_loads_neither_torch_nor_other_heavy_libraries_itself() -> None:
+    heavy = ("torch", "tensorrt", "openvino", "onnxruntime", "pydicom", "av", "cuda")
+    modules = ", ".join(f"tools.{path.stem}" for path in sorted((ROOT / "tools").glob("doctor*.py")))
+    assert loaded_by(f"import {modules}", heavy) == []
+
+
+def test_doctor_mistyped_option_is_one_line_with_what_was_meant() -> None:
+    done = run_command("--jsno", module="tools.doctor")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unrecognized arguments: --jsno; did you mean --json?; see edge-doctor --help\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--publish=tcp://0.0.0.0:5555", "give --curve DIR"),
+        ("--http=8080", "--http is '8080'; it must be HOST:PORT"),
+        ("--config=nowhere.toml", "nowhere.toml cannot be read"),
+        ("--backend=magic", "--backend is 'magic'; allowed are auto, openvino"),
+    ],
+)
+def test_doctor_wrong_option_is_refused_as_by_the_daemon(option: str, said: str) -> None:
+    done = run_command(option, module="tools.doctor")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+# what is occupied
+
+
+def test_doctor_occupied_ports_are_problems_that_name_the_holder() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as publish, socket.create_server(("127.0.0.1", 0)) as http:
+        ports = [one.getsockname()[1] for one in (publish, http)]
+        told, found = _doctor(f"--publish=tcp://127.0.0.1:{ports[0]}", f"--http=127.0.0.1:{ports[1]}")
+    assert told["exit_code"] == 5
+    name = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
+    for command, port in zip(("edge-infer", "edge-display"), ports, strict=True):
+        assert found[command]["verdict"] == "problem"
+        assert f":{port} cannot be bound (Address already in use)" in found[command]["found"]
+        assert f"process {os.getpid()} ({name}) holds it" in found[command]["found"]
+        assert f"'sport = :{port}'" in found[command]["mend"]
+    other = int(found["edge-infer"]["mend"].partition("   #")[0].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", other)):  # what it proposes is free
+        assert other > ports[0]
+
+
+def test_doctor_port_held_by_the_command_itself_is_well() -> None:
+    program = """if True:
+        import socket, sys
+        open("/proc/self/comm", "w").write("edge-display")
+        server = socket.create_server(("127.0.0.1", 0))
+        print(server.getsockname()[1], flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        finding = _one(doctor_ports.check_http("127.0.0.1", port))
+        child.communicate()
+    assert finding.verdict is Verdict.OK
+    assert finding.found == f"127.0.0.1:{port} is held by edge-display itself (process {child.pid})"
+
+
+def test_doctor_leaves_an_ipc_address_alone(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert _one(doctor_ports.check_publish(f"ipc://{path}")).verdict is Verdict.NOTE
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+# what is forbidden
+
+
+@pytest.mark.parametrize(
+    ("mode", "container", "mend"),
+    [
+        (0o660, False, "usermod -aG {group} nobody   # then log in again"),
+        (0o600, False, "70-edge-ultrasound.rules /etc/udev/rules.d/"),
+        (0o660, True, "docker run --device {path} --group-add {gid}"),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a node to another group")
+def test_doctor_device_that_may_not_be_opened_tells_who_may(
+    monkeypatch: pytest.MonkeyPatch, mode: int, container: bool, mend: str
+) -> None:
+    monkeypatch.setattr(doctor_devices, "is_container", lambda: container)
+    group = next(one for one in doctor_devices.grp.getgrall() if one.gr_gid not in (0, NOBODY) and not one.gr_mem)
+    with _folder_for_all() as folder:
+        path = folder / "video0"
+        path.touch()
+        os.chown(path, 0, group.gr_gid)
+        path.chmod(mode)
+        with _unprivileged():
+            finding = _one(doctor_devices.check_devices([path]))
+    assert finding.verdict is Verdict.WARNING
+    assert finding.found.startswith(f"this user may not open it; the group {group.gr_name} has")
+    assert mend.format(group=group.gr_name, path=path, gid=group.gr_gid) in finding.mend
+    assert finding.mend.startswith("docker" if container else "sudo ")
+
+
+@contextlib.contextmanager
+def _folder_for_all() -> Iterator[Path]:
+    """Make a folder that every user may enter, unlike pytest's own."""
+    folder = Path("/tmp") / f"edge-doctor-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_doctor_folder_that_may_not_be_written_is_a_problem(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with _unprivileged():
+        finding = _one(doctor_machine.check_disk("recordings", tmp_path / "new", 1, 1, holds_recordings=True))
+    assert finding.verdict is Verdict.PROBLEM
+    assert "this user may not write to" in finding.found
+    assert "install -d -m 700" in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("enough", "least", "verdict"),
+    [(1, 1, Verdict.OK), (2**60, 1, Verdict.WARNING), (2**60, 2**60, Verdict.PROBLEM)],
+)
+def test_doctor_room_on_disk_is_judged_and_nothing_is_made(
+    tmp_path: Path, enough: int, least: int, verdict: Verdict
+) -> None:
+    finding = _one(doctor_machine.check_disk("recordings", tmp_path / "a" / "b", enough, least, holds_recordings=True))
+    assert finding.verdict is verdict
+    assert finding.details["free_bytes"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
+# devices
+
+_CAPTURE, _MULTI_PLANAR, _METADATA = 0x04000001, 0x04001000, 0x04800000
+
+
+def _ioctl(capabilities: dict[str, int]) -> Callable[..., int]:
+    """Return an ioctl that answers as drivers do: QUERYCAP by the node's name, and one mode, YUYV 640x480 at 30."""
+    answers = {
+        2: (8, struct.pack("=I32sI", 0, b"YUYV", int.from_bytes(b"YUYV", "little"))),
+        74: (8, struct.pack("=3I", 1, 640, 480)),
+        75: (16, struct.pack("=3I", 1, 1, 30)),
+    }
+
+    def ioctl(fd: int, code: int, buffer: bytearray) -> int:
+        number, name = code & 0xFF, Path(f"/proc/self/fd/{fd}").readlink().name
+        if number == 0:
+            about = (b"uvcvideo", b"HDMI grabber", b"usb-1", 0, capabilities[name], capabilities[name])
+            struct.pack_into("=16s32s32s3I", buffer, 0, *about)
+        elif number in answers and int.from_bytes(buffer[:4], "little") == 0:
+            place, answer = answers[number]
+            buffer[place : place + len(answer)] = answer
+        else:
+            raise OSError(errno.EINVAL, "")
+        return 0
+
+    return ioctl
+
+
+def _examined(monkeypatch: pytest.MonkeyPatch, folder: Path, capabilities: dict[str, int]) -> dict[str, Finding]:
+    monkeypatch.setattr("edge.sources.v4l2_device.fcntl.ioctl", _ioctl(capabilities))
+    nodes = [folder / name for name in capabilities]
+    for node in nodes:
+        node.touch()
+    return {Path(finding.name).name: finding for finding in doctor_devices.check_devices(nodes)}
+
+
+def test_doctor_device_tells_its_modes_and_the_one_that_would_be_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = _examined(monkeypatch, tmp_path, {"video0": _CAPTURE, "video1": _METADATA})
+    assert found["video0"].verdict is Verdict.OK
+    assert found["video0"].found == "HDMI grabber (uvcvideo): 1 modes, YUYV 640x480 at 30 frames/s would be taken"
+    assert found["video0"].details["modes"] == ["YUYV 640x480 at 30 frames/s"]
+    # a camera's second node is usual
+    assert (found["video1"].verdict, found["video1"].mend) == (Verdict.NOTE, "")
+
+
+def test_doctor_multi_planar_device_alone_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = _examined(monkeypatch, tmp_path, {"video0": _MULTI_PLANAR})
+    assert found["video0"].verdict is Verdict.WARNING
+    assert "multi-planar" in found["video0"].found
+    assert found["video0"].mend
+
+
+def test_doctor_node_that_is_no_device_and_one_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "video0").touch()
+    findings = list(doctor_devices.check_devices([tmp_path / "video0", tmp_path / "video1"]))
+    assert [finding.verdict for finding in findings] == [Verdict.WARNING] * 2
+    assert "is no V4L2 device" in findings[0].found
+    assert "No such file" in findings[1].found
+
+
+def test_doctor_machine_without_devices_is_noted() -> None:
+    finding = _one(doctor_devices.check_devices([]))
+    assert (finding.name, finding.verdict) == ("V4L2", Verdict.NOTE)
+    assert finding.mend
+
+
+# sources
+
+
+def test_doctor_source_gives_its_first_frame(tmp_path: Path, free: list[str]) -> None:
+    video = write_video(tmp_path / "a video.mp4", 5, fps=30)
+    told, found = _doctor(f"--source={video}", *free)
+    assert told["exit_code"] == 0
+    assert found["source"]["found"].startswith("video file: 320x240, first frame after")
+
+
+def test_doctor_source_that_is_missing_ends_with_3(free: list[str]) -> None:
+    told, found = _doctor("--source=/dev/video4242", *free)
+    assert told["exit_code"] == 3
+    assert found["source"]["found"].startswith("there is no device /dev/video4242")
+    assert "edge-infer --list-sources" in found["source"]["mend"]
+
+
+def test_doctor_source_is_told_without_its_password(free: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    told, _ = _doctor(f"--source=rtsp://user:verysecret@127.0.0.1:{port}/live", *free)
+    assert told["exit_code"] == 3
+    assert "verysecret" not in json.dumps(told)
+
+
+def test_doctor_listener_is_bound_and_what_waits_is_left_to_the_daemon(tmp_path: Path, free: list[str]) -> None:
+    port, spool = int(free[0].rpartition(":")[2]), tmp_path / "spool"
+    source = f"--source=dicom://127.0.0.1:{port}?aet=EDGE&spool={spool}"
+    with socket.create_server(("127.0.0.1", port)):
+        told, found = _doctor(source, free[1], "--publish=tcp://127.0.0.1:0")
+        assert (told["exit_code"], found["source"]["verdict"]) == (3, "problem")
+    told, found = _doctor(source, free[1], "--publish=tcp://127.0.0.1:0")
+    assert told["exit_code"] == 0
+    assert "it can listen there" in found["source"]["found"]
+
+
+# bundles and libraries
+
+
+def test_doctor_broken_bundle_is_named_by_file_and_ends_with_4(tmp_path: Path, free: list[str]) -> None:
+    copy = shutil.copytree(DEMO_BUNDLE, tmp_path / "copy of it")
+    with (copy / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    told, found = _doctor(f"--engine={copy}", *free)
+    assert told["exit_code"] == 4
+    assert found["bundle"]["verdict"] == "problem"
+    assert "model.onnx has sha256" in found["bundle"]["found"]
+    assert "edge-train export" in found["bundle"]["mend"]
+    assert "engine" not in found
+
+
+def test_doctor_whole_bundle_whose_engine_differs_from_the_reference_ends_with_4(
+    tmp_path: Path, free: list[str]
+) -> None:
+    copy = shutil.copytree(DEMO_BUNDLE, tmp_path / "copy")
+    with np.load(copy / "reference.npz") as arrays:
+        changed = {**arrays, "probabilities": arrays["probabilities"][:, ::-1]}
+    bundle = load_bundle(copy)
+    np.savez(copy / "reference.npz", **changed)
+    add_files(bundle, describe_file(copy / "reference.npz", "reference", None))
+    before = {path: path.stat().st_mtime_ns for path in copy.iterdir()}
+    told, found = _doctor(f"--engine={copy}", "--backend=openvino", *free)
+    assert told["exit_code"] == 4
+    assert (found["bundle"]["verdict"], found["engine"]["verdict"]) == ("ok", "problem")
+    assert "probabilities differ by" in found["engine"]["found"]
+    assert f"edge-build {copy} --check" in found["engine"]["mend"]
+    assert before == {path: path.stat().st_mtime_ns for path in copy.iterdir()}
+
+
+def test_doctor_configuration_names_what_is_looked_at(tmp_path: Path, free: list[str]) -> None:
+    config = tmp_path / "edge-infer.toml"
+    config.write_text(f"source = 'phantom:1'\nengine = '{tmp_path}'\nrecord = '{tmp_path / 'r'}'\n", encoding="utf-8")
+    told, found = _doctor(f"--config={config}", *free)
+    assert told["exit_code"] == 4
+    assert f"{tmp_path} is not a bundle" in found["bundle"]["found"]
+    assert str(tmp_path / "r") in found["recordings"]["found"]
+    assert found["source"]["verdict"] == "ok"
+
+
+def test_doctor_library_that_ends_the_process_is_a_finding(tmp_path: Path, free: list[str]) -> None:
+    (tmp_path / "openvino.py").write_text("import os\nos.abort()\n", encoding="utf-8")
+    told, found = _doctor(*free, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert told["exit_code"] == 4
+    assert found["OpenVINO"]["found"] == "does not work: it ends its process (SIGABRT)"
+    assert "--force-reinstall" in found["OpenVINO"]["mend"]
+    assert found["edge-display"]["verdict"] == "ok"  # all others were made
+
+
+def test_doctor_library_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino.py").write_text("import signal\nsignal.pause()\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    with Probes({"openvino": {}}) as probes, pytest.raises(ProbeError, match=r"does not answer within 0\.5 s"):
+        probes.answer("openvino", limit_s=0.5)
+
+
+def test_doctor_library_that_chatters_does_not_spoil_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "__version__ = '9.9'\nprint('hello')\ndef get_available_providers(): return ['CPUExecutionProvider']\n"
+    (tmp_path / "onnxruntime.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    with Probes({"onnxruntime": {}}) as probes:
+        finding = _one(doctor_engines.check_onnxruntime(probes))
+    assert (finding.verdict, finding.found) == (Verdict.OK, "9.9: CPU")
+
+
+def test_doctor_interrupted_leaves_no_process(tmp_path: Path, free: list[str]) -> None:
+    (tmp_path / "openvino.py").write_text(
+        f"import os, signal\nopen({str(tmp_path / 'pid')!r} + str(os.getpid()), 'w')\nsignal.pause()\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-u", "-m", "tools.doctor", *free]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as doctor:
+        assert doctor.stdout is not None
+        for line in doctor.stdout:
+            if line.startswith("Engines") or "SRT" in line:
+                break
+        doctor.send_signal(signal.SIGINT)
+        doctor.communicate(timeout=DEADLINE_S)
+    pids = [int(path.name.removeprefix("pid")) for path in tmp_path.glob("pid*")]
+    assert pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+class _Answers(Probes):
+    """What processes would answer on a machine with a GPU."""
+
+    def __init__(self, **answers: Answer) -> None:
+        super().__init__({})
+        self._answers = answers
+
+
+GPU = {"index": 0, "name": "GPU X", "compute_capability": "8.9", "driver_cuda": "13.0", "memory_bytes": 24 * 10**9}
+
+
+def test_doctor_gpu_without_tensorrt_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    gpu, tensorrt = doctor_engines.check_nvidia(_Answers(cuda={"gpus": [GPU]}))
+    assert (gpu.name, gpu.verdict) == ("cuda:0", Verdict.OK)
+    assert gpu.found == "GPU X, compute capability 8.9, 24 GB, driver for CUDA 13.0"
+    assert tensorrt.verdict is Verdict.WARNING
+    assert "[tensorrt]" in tensorrt.mend
+
+
+def test_doctor_driver_without_its_python_bindings_and_card_without_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = {"trouble": "cuda-python is not installed", "needs": "bindings"}
+    driver = {"trouble": "no NVIDIA driver", "needs": "driver"}
+    assert _one(doctor_engines.check_nvidia(_Answers(cuda=bindings))).verdict is Verdict.WARNING
+    for has_card, verdict in ((True, Verdict.WARNING), (False, Verdict.NOTE)):
+        monkeypatch.setattr(doctor_engines, "_has_gpu", lambda _, is_there=has_card: is_there)
+        assert _one(doctor_engines.check_nvidia(_Answers(cuda=driver))).verdict is verdict
+
+
+def test_doctor_machine_without_torch_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_engines, "backend_module", lambda _: type("M", (), {"probe": lambda: "it is not: `x`"}))
+    finding = _one(doctor_engines.check_torch(_Answers()))
+    assert finding.verdict is Verdict.NOTE
+    assert finding.mend.endswith("pip install torch==2.13.0")
+
+
+@pytest.mark.parametrize(("infer_ms", "verdict"), [(10.0, Verdict.OK), (50.0, Verdict.NOTE)])
+def test_doctor_engine_slower_than_the_frames_is_noted(infer_ms: float, verdict: Verdict) -> None:
+    ran = {"backend": "openvino", "precision": "fp32", "device": "CPU", "infer_ms": infer_ms, "interval_ms": 100 / 3}
+    answer = {"name": "b", "num_files": 4, "size_bytes": 10**6, **ran}
+    _, engine = doctor_engines.check_bundle(_Answers(bundle=answer), "my bundle")
+    assert engine.verdict is verdict
+    assert ("windows are skipped" in engine.found) == (verdict is Verdict.NOTE)
+    assert engine.mend == "" or "edge-bench engine 'my bundle'" in engine.mend
+
+
+# Python, clocks, and the doctor itself
+
+
+def test_doctor_packages_are_compared_by_version() -> None:
+    wanted = [Requirement(line) for line in ("numpy>=2", "rich<1", "no-such-package-anywhere", "x; python_version<'3'")]
+    state = doctor_python.compare(wanted)
+    assert [one.split()[0] for one in state.fitting] == ["numpy"]
+    assert [one.name for one in state.missing] == ["no-such-package-anywhere"]
+    assert [str(one) for one in state.wrong.values()] == ["rich<1"]
+
+
+def test_doctor_without_a_checkout_reads_what_was_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    about = tmp_path / "edge_ultrasound-0.1.0.dist-info"
+    about.mkdir()
+    needs = ("numpy>=2", "absent-package>=3", 'rich<1; extra == "train"', 'edge-ultrasound[build]; extra == "train"')
+    lines = ["Metadata-Version: 2.4", "Name: edge-ultrasound", "Version: 0.1.0", "Requires-Python: <3"]
+    lines += [f"Requires-Dist: {need}" for need in needs]
+    (about / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(doctor_python, "ROOT", tmp_path)
+    monkeypatch.setattr("tools.doctor_finding.ROOT", tmp_path)
+    assert _one(doctor_python.check_python()).verdict is Verdict.PROBLEM
+    packages, build, train, tensorrt = doctor_python.check_packages()
+    assert (packages.verdict, packages.found) == (Verdict.PROBLEM, "not installed: absent-package")
+    assert packages.mend.endswith("pip install 'absent-package>=3'")
+    assert (build.verdict, tensorrt.verdict) == (Verdict.OK, Verdict.OK)
+    assert train.verdict is Verdict.WARNING
+    assert train.mend.endswith("pip install 'rich<1'")
+
+
+def test_doctor_text_that_is_not_utf8_is_warned_of(free: list[str]) -> None:
+    _, found = _doctor(*free, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (found["locale"]["verdict"], found["locale"]["mend"]) == ("warning", "export LC_ALL=C.UTF-8")
+
+
+def test_doctor_slow_clock_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_clocks, "_clock_source", lambda: "hpet")
+    clock, wall_clock = doctor_clocks.check_clocks()
+    assert (clock.verdict, wall_clock.name) == (Verdict.WARNING, "wall clock")
+    assert 0 < clock.details["step_ns"] < 1_000_000
+
+
+def test_doctor_check_that_fails_itself_is_a_finding_and_the_next_one_is_made() -> None:
+    def fails() -> Iterator[Finding]:
+        yield Finding("first", Verdict.OK, "well")
+        raise KeyError("surprise")
+
+    def refused() -> Iterator[Finding]:
+        raise ConfigError("not so")
+
+    checks = [Check("Part", name, 4, run) for name, run in (("strange", fails), ("refused", refused))]
+    well = Check("Part", "well", EngineError.exit_code, lambda: [Finding("last", Verdict.OK, "well")])
+    results = list(examine([*checks, well]))
+    assert [finding.name for _, finding in results] == ["first", "strange", "refused", "last"]
+    strange, refusal = results[1][1], results[2][1]
+    assert strange.verdict is Verdict.PROBLEM
+    assert strange.found == "could not be looked at: the check itself failed (KeyError: 'surprise')"
+    assert "in fails" in strange.details["traceback"]
+    assert refusal.found == "could not be looked at: not so"
+    assert exit_code(results) == 4
