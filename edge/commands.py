@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from edge.control import Command
 from edge.errors import ConfigError
-from edge.exam_keeper import ExamKeeper
+from edge.exams.keeper import ExamKeeper
 from edge.wire import Header
 
 

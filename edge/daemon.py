@@ -23,7 +23,7 @@ from edge.terms import Terms
 from engines import Bundle, load_bundle
 
 if TYPE_CHECKING:
-    from edge.exam_service import ExamService
+    from edge.exams.service import ExamService
     from edge.recording.recorder import Recorder
 
 _log = logging.getLogger("edge")
@@ -109,7 +109,7 @@ def _open_recorder(config: Config, bundle: Bundle, source: Source) -> "Recorder"
 
 
 def _open_exams(config: Config, bundle: Bundle, publisher: Publisher, meters: Meters, terms: Terms) -> "ExamService":
-    from edge.exam_service import open_exams
+    from edge.exams.service import open_exams
 
     exams = open_exams(config, _manifest_sha256(bundle), bundle.classes[-1], publisher, meters, terms)
     if exams.control_address is not None:

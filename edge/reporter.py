@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from edge.exam_archive import ExamArchive
+from edge.exams.archive import ExamArchive
 
 _log = logging.getLogger(__name__)
 

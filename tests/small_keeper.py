@@ -10,9 +10,9 @@ import numpy as np
 from small_publisher import ENGINE, ROI, heatmap
 
 from edge import wire
-from edge.exam_archive import ExamArchive
-from edge.exam_keeper import ExamKeeper, KeeperSettings
-from edge.exam_store import ExamStore
+from edge.exams.archive import ExamArchive
+from edge.exams.keeper import ExamKeeper, KeeperSettings
+from edge.exams.store import ExamStore
 from edge.prediction import Latency, Prediction, State
 from edge.terms import Terms
 from edge.window import Window

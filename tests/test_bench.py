@@ -17,18 +17,18 @@ from daemon import DEADLINE_S, run_command
 from media import write_video
 
 from engines import load_bundle
-from tools.bench_tables import efficiency_in_words, with_rates
+from tools.bench.flops import count_gflop, count_operation
+from tools.bench.peaks import measure_peaks
+from tools.bench.tables import efficiency_in_words, with_rates
+from tools.bench.trace import stage_durations_ms, write_trace
 from tools.children import Child, running
-from tools.flops import count_gflop, count_operation
 from tools.measures import percentiles
-from tools.peaks import measure_peaks
-from tools.trace import stage_durations_ms, write_trace
 
 PERCENTILES = {"p50", "p95", "p99", "max"}
 
 
 def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_command(*arguments, module="tools.bench")
+    return run_command(*arguments, module="tools.bench.cli")
 
 
 def test_bench_pipeline_reports_what_the_subscriber_received(trivial_bundle: Path, tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_bench_stopped_by_a_signal_leaves_no_process(
 ) -> None:
     video = write_video(tmp_path / "video.mp4", 40)
     arguments = ["pipeline", "--source", str(video), "--engine", str(trivial_bundle), "--seconds", "60"]
-    process = subprocess.Popen([sys.executable, "-m", "tools.bench", *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "tools.bench.cli", *arguments], stdout=subprocess.DEVNULL)
     try:
-        children = _wait_for_children(process, "tools.bench_engine")
+        children = _wait_for_children(process, "tools.bench.engine")
         process.send_signal(number)
         process.wait(DEADLINE_S)
         assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]

@@ -8,13 +8,13 @@ import pytest
 from daemon import run_command
 
 from edge.sources import open_source
-from tools.display_movie import CODE_WIDTH_PX, NUM_BITS, NUM_FRAMES, write_coded_movie
+from tools.bench.display_movie import CODE_WIDTH_PX, NUM_BITS, NUM_FRAMES, write_coded_movie
 
 
 @pytest.mark.slow
 def test_bench_display_measures_pictures_whose_pixels_are_what_was_sent(trivial_bundle: Path) -> None:
     result = run_command(
-        "display", "--engine", str(trivial_bundle), "--seconds", "4", "--readers", "2", module="tools.bench"
+        "display", "--engine", str(trivial_bundle), "--seconds", "4", "--readers", "2", module="tools.bench.cli"
     )
     assert (result.returncode, result.stderr) == (0, "")
     report = json.loads(result.stdout.splitlines()[-1])
@@ -36,5 +36,5 @@ def test_coded_movie_tells_each_frames_index_in_its_pixels(tmp_path: Path) -> No
 
 
 def test_bench_display_without_readers_is_refused() -> None:
-    result = run_command("display", "--readers", "0", module="tools.bench")
+    result = run_command("display", "--readers", "0", module="tools.bench.cli")
     assert (result.returncode, result.stderr) == (2, "error: --readers is 0; it must be 1 or more\n")

@@ -26,10 +26,10 @@ from edge.config import DEMO_BUNDLE
 from edge.errors import ConfigError, EngineError
 from engines import load_bundle
 from engines.bundle import add_files, describe_file
-from tools import doctor_clocks, doctor_devices, doctor_engines, doctor_machine, doctor_ports, doctor_python
-from tools.doctor_finding import Check, Finding, Verdict, examine
-from tools.doctor_probe import Answer, ProbeError, Probes
-from tools.doctor_screen import exit_code
+from tools.doctor import clocks, devices, engines, machine, ports, python
+from tools.doctor.finding import Check, Finding, Verdict, examine
+from tools.doctor.probe import Answer, ProbeError, Probes
+from tools.doctor.screen import exit_code
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -52,7 +52,7 @@ def free() -> list[str]:
 def _doctor(*arguments: str, **environment: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Run the command; return its JSON object, and its findings by name."""
     done = subprocess.run(
-        [sys.executable, "-m", "tools.doctor", "--json", *arguments],
+        [sys.executable, "-m", "tools.doctor.cli", "--json", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -98,7 +98,7 @@ def test_doctor_looks_at_all_of_this_machine(free: list[str]) -> None:
 
 
 def test_doctor_screen_says_it_in_words_and_without_colour_in_a_file(free: list[str]) -> None:
-    done = run_command(*free, module="tools.doctor")
+    done = run_command(*free, module="tools.doctor.cli")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert "not a medical device" in done.stdout.splitlines()[0]
@@ -109,12 +109,12 @@ def test_doctor_screen_says_it_in_words_and_without_colour_in_a_file(free: list[
 
 def test_doctor_loads_neither_torch_nor_other_heavy_libraries_itself() -> None:
     heavy = ("torch", "tensorrt", "openvino", "onnxruntime", "pydicom", "av", "cuda")
-    modules = ", ".join(f"tools.{path.stem}" for path in sorted((ROOT / "tools").glob("doctor*.py")))
+    modules = ", ".join(f"tools.doctor.{path.stem}" for path in sorted((ROOT / "tools/doctor").glob("*.py")))
     assert loaded_by(f"import {modules}", heavy) == []
 
 
 def test_doctor_mistyped_option_is_one_line_with_what_was_meant() -> None:
-    done = run_command("--jsno", module="tools.doctor")
+    done = run_command("--jsno", module="tools.doctor.cli")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unrecognized arguments: --jsno; did you mean --json?; see edge-doctor --help\n"
 
@@ -129,7 +129,7 @@ def test_doctor_mistyped_option_is_one_line_with_what_was_meant() -> None:
     ],
 )
 def test_doctor_wrong_option_is_refused_as_by_the_daemon(option: str, said: str) -> None:
-    done = run_command(option, module="tools.doctor")
+    done = run_command(option, module="tools.doctor.cli")
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
 
@@ -165,7 +165,7 @@ def test_doctor_port_held_by_the_command_itself_is_well() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         port = int(child.stdout.readline())
-        finding = _one(doctor_ports.check_http("127.0.0.1", port))
+        finding = _one(ports.check_http("127.0.0.1", port))
         child.communicate()
     assert finding.verdict is Verdict.OK
     assert finding.found == f"127.0.0.1:{port} is held by edge-display itself (process {child.pid})"
@@ -176,7 +176,7 @@ def test_doctor_leaves_an_ipc_address_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        assert _one(doctor_ports.check_publish(f"ipc://{path}")).verdict is Verdict.NOTE
+        assert _one(ports.check_publish(f"ipc://{path}")).verdict is Verdict.NOTE
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
 
@@ -196,15 +196,15 @@ def test_doctor_leaves_an_ipc_address_alone(tmp_path: Path) -> None:
 def test_doctor_device_that_may_not_be_opened_tells_who_may(
     monkeypatch: pytest.MonkeyPatch, mode: int, container: bool, mend: str
 ) -> None:
-    monkeypatch.setattr(doctor_devices, "is_container", lambda: container)
-    group = next(one for one in doctor_devices.grp.getgrall() if one.gr_gid not in (0, NOBODY) and not one.gr_mem)
+    monkeypatch.setattr(devices, "is_container", lambda: container)
+    group = next(one for one in devices.grp.getgrall() if one.gr_gid not in (0, NOBODY) and not one.gr_mem)
     with _folder_for_all() as folder:
         path = folder / "video0"
         path.touch()
         os.chown(path, 0, group.gr_gid)
         path.chmod(mode)
         with _unprivileged():
-            finding = _one(doctor_devices.check_devices([path]))
+            finding = _one(devices.check_devices([path]))
     assert finding.verdict is Verdict.WARNING
     assert finding.found.startswith(f"this user may not open it; the group {group.gr_name} has")
     assert mend.format(group=group.gr_name, path=path, gid=group.gr_gid) in finding.mend
@@ -225,7 +225,7 @@ def _folder_for_all() -> Iterator[Path]:
 def test_doctor_folder_that_may_not_be_written_is_a_problem(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with _unprivileged():
-        finding = _one(doctor_machine.check_disk("recordings", tmp_path / "new", 1, 1, holds_recordings=True))
+        finding = _one(machine.check_disk("recordings", tmp_path / "new", 1, 1, holds_recordings=True))
     assert finding.verdict is Verdict.PROBLEM
     assert "this user may not write to" in finding.found
     assert "install -d -m 700" in finding.mend
@@ -238,7 +238,7 @@ def test_doctor_folder_that_may_not_be_written_is_a_problem(tmp_path: Path) -> N
 def test_doctor_room_on_disk_is_judged_and_nothing_is_made(
     tmp_path: Path, enough: int, least: int, verdict: Verdict
 ) -> None:
-    finding = _one(doctor_machine.check_disk("recordings", tmp_path / "a" / "b", enough, least, holds_recordings=True))
+    finding = _one(machine.check_disk("recordings", tmp_path / "a" / "b", enough, least, holds_recordings=True))
     assert finding.verdict is verdict
     assert finding.details["free_bytes"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
     assert list(tmp_path.iterdir()) == []
@@ -277,7 +277,7 @@ def _examined(monkeypatch: pytest.MonkeyPatch, folder: Path, capabilities: dict[
     nodes = [folder / name for name in capabilities]
     for node in nodes:
         node.touch()
-    return {Path(finding.name).name: finding for finding in doctor_devices.check_devices(nodes)}
+    return {Path(finding.name).name: finding for finding in devices.check_devices(nodes)}
 
 
 def test_doctor_device_tells_its_modes_and_the_one_that_would_be_taken(
@@ -300,14 +300,14 @@ def test_doctor_multi_planar_device_alone_is_warned_of(monkeypatch: pytest.Monke
 
 def test_doctor_node_that_is_no_device_and_one_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "video0").touch()
-    findings = list(doctor_devices.check_devices([tmp_path / "video0", tmp_path / "video1"]))
+    findings = list(devices.check_devices([tmp_path / "video0", tmp_path / "video1"]))
     assert [finding.verdict for finding in findings] == [Verdict.WARNING] * 2
     assert "is no V4L2 device" in findings[0].found
     assert "No such file" in findings[1].found
 
 
 def test_doctor_machine_without_devices_is_noted() -> None:
-    finding = _one(doctor_devices.check_devices([]))
+    finding = _one(devices.check_devices([]))
     assert (finding.name, finding.verdict) == ("V4L2", Verdict.NOTE)
     assert finding.mend
 
@@ -414,7 +414,7 @@ def test_doctor_library_that_chatters_does_not_spoil_its_answer(
     (tmp_path / "onnxruntime.py").write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     with Probes({"onnxruntime": {}}) as probes:
-        finding = _one(doctor_engines.check_onnxruntime(probes))
+        finding = _one(engines.check_onnxruntime(probes))
     assert (finding.verdict, finding.found) == (Verdict.OK, "9.9: CPU")
 
 
@@ -424,7 +424,7 @@ def test_doctor_interrupted_leaves_no_process(tmp_path: Path, free: list[str]) -
         encoding="utf-8",
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-u", "-m", "tools.doctor", *free]
+    command = [sys.executable, "-u", "-m", "tools.doctor.cli", *free]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as doctor:
         assert doctor.stdout is not None
         for line in doctor.stdout:
@@ -450,7 +450,7 @@ GPU = {"index": 0, "name": "GPU X", "compute_capability": "8.9", "driver_cuda": 
 
 def test_doctor_gpu_without_tensorrt_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    gpu, tensorrt = doctor_engines.check_nvidia(_Answers(cuda={"gpus": [GPU]}))
+    gpu, tensorrt = engines.check_nvidia(_Answers(cuda={"gpus": [GPU]}))
     assert (gpu.name, gpu.verdict) == ("cuda:0", Verdict.OK)
     assert gpu.found == "GPU X, compute capability 8.9, 24 GB, driver for CUDA 13.0"
     assert tensorrt.verdict is Verdict.WARNING
@@ -460,15 +460,15 @@ def test_doctor_gpu_without_tensorrt_is_told_what_to_install(monkeypatch: pytest
 def test_doctor_driver_without_its_python_bindings_and_card_without_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     bindings = {"trouble": "cuda-python is not installed", "needs": "bindings"}
     driver = {"trouble": "no NVIDIA driver", "needs": "driver"}
-    assert _one(doctor_engines.check_nvidia(_Answers(cuda=bindings))).verdict is Verdict.WARNING
+    assert _one(engines.check_nvidia(_Answers(cuda=bindings))).verdict is Verdict.WARNING
     for has_card, verdict in ((True, Verdict.WARNING), (False, Verdict.NOTE)):
-        monkeypatch.setattr(doctor_engines, "_has_gpu", lambda _, is_there=has_card: is_there)
-        assert _one(doctor_engines.check_nvidia(_Answers(cuda=driver))).verdict is verdict
+        monkeypatch.setattr(engines, "_has_gpu", lambda _, is_there=has_card: is_there)
+        assert _one(engines.check_nvidia(_Answers(cuda=driver))).verdict is verdict
 
 
 def test_doctor_machine_without_torch_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_engines, "backend_module", lambda _: type("M", (), {"probe": lambda: "it is not: `x`"}))
-    finding = _one(doctor_engines.check_torch(_Answers()))
+    monkeypatch.setattr(engines, "backend_module", lambda _: type("M", (), {"probe": lambda: "it is not: `x`"}))
+    finding = _one(engines.check_torch(_Answers()))
     assert finding.verdict is Verdict.NOTE
     assert finding.mend.endswith("pip install torch==2.13.0")
 
@@ -477,7 +477,7 @@ def test_doctor_machine_without_torch_is_noted(monkeypatch: pytest.MonkeyPatch) 
 def test_doctor_engine_slower_than_the_frames_is_noted(infer_ms: float, verdict: Verdict) -> None:
     ran = {"backend": "openvino", "precision": "fp32", "device": "CPU", "infer_ms": infer_ms, "interval_ms": 100 / 3}
     answer = {"name": "b", "num_files": 4, "size_bytes": 10**6, **ran}
-    _, engine = doctor_engines.check_bundle(_Answers(bundle=answer), "my bundle")
+    _, engine = engines.check_bundle(_Answers(bundle=answer), "my bundle")
     assert engine.verdict is verdict
     assert ("windows are skipped" in engine.found) == (verdict is Verdict.NOTE)
     assert engine.mend == "" or "edge-bench engine 'my bundle'" in engine.mend
@@ -488,7 +488,7 @@ def test_doctor_engine_slower_than_the_frames_is_noted(infer_ms: float, verdict:
 
 def test_doctor_packages_are_compared_by_version() -> None:
     wanted = [Requirement(line) for line in ("numpy>=2", "rich<1", "no-such-package-anywhere", "x; python_version<'3'")]
-    state = doctor_python.compare(wanted)
+    state = python.compare(wanted)
     assert [one.split()[0] for one in state.fitting] == ["numpy"]
     assert [one.name for one in state.missing] == ["no-such-package-anywhere"]
     assert [str(one) for one in state.wrong.values()] == ["rich<1"]
@@ -502,10 +502,10 @@ def test_doctor_without_a_checkout_reads_what_was_installed(monkeypatch: pytest.
     lines += [f"Requires-Dist: {need}" for need in needs]
     (about / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(doctor_python, "ROOT", tmp_path)
-    monkeypatch.setattr("tools.doctor_finding.ROOT", tmp_path)
-    assert _one(doctor_python.check_python()).verdict is Verdict.PROBLEM
-    packages, build, train, tensorrt = doctor_python.check_packages()
+    monkeypatch.setattr(python, "ROOT", tmp_path)
+    monkeypatch.setattr("tools.doctor.finding.ROOT", tmp_path)
+    assert _one(python.check_python()).verdict is Verdict.PROBLEM
+    packages, build, train, tensorrt = python.check_packages()
     assert (packages.verdict, packages.found) == (Verdict.PROBLEM, "not installed: absent-package")
     assert packages.mend.endswith("pip install 'absent-package>=3'")
     assert (build.verdict, tensorrt.verdict) == (Verdict.OK, Verdict.OK)
@@ -519,8 +519,8 @@ def test_doctor_text_that_is_not_utf8_is_warned_of(free: list[str]) -> None:
 
 
 def test_doctor_slow_clock_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_clocks, "_clock_source", lambda: "hpet")
-    clock, wall_clock = doctor_clocks.check_clocks()
+    monkeypatch.setattr(clocks, "_clock_source", lambda: "hpet")
+    clock, wall_clock = clocks.check_clocks()
     assert (clock.verdict, wall_clock.name) == (Verdict.WARNING, "wall clock")
     assert 0 < clock.details["step_ns"] < 1_000_000
 

@@ -13,9 +13,9 @@ from small_keeper import keeping
 
 from edge.control_client import ControlClient
 from edge.errors import ConfigError
-from edge.exam_archive import ExamArchive
-from edge.exam_statistics import LogitMean
-from edge.exam_store import default_state_folder
+from edge.exams.archive import ExamArchive
+from edge.exams.statistics import LogitMean
+from edge.exams.store import default_state_folder
 from edge.prediction import State
 
 DEADLINE_S = 60.0

@@ -12,7 +12,7 @@ import pydicom.examples
 import pytest
 from daemon import record, run_command
 
-from edge.exam import ExamSummary, summarise
+from edge.exams.exam import ExamSummary, summarise
 from edge.recording.reader import Recording
 
 NUM_WINDOWS = 70

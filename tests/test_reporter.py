@@ -11,7 +11,7 @@ import pytest
 from daemon import record, run_command
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
-from edge.exam_archive import ExamArchive
+from edge.exams.archive import ExamArchive
 from edge.reporter import Reporter
 
 DEADLINE_S = 60.0

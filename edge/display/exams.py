@@ -11,7 +11,7 @@ from typing import Any
 from edge.control_client import ControlClient
 from edge.display.hub import Facts, Hub
 from edge.errors import EdgeError, WireError
-from edge.exam_keyframes import unpack_keyframe
+from edge.exams.keyframes import unpack_keyframe
 
 _log = logging.getLogger(__name__)
 

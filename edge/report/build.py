@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from edge.errors import ConfigError
-from edge.exam import ExamSummary
+from edge.exams.exam import ExamSummary
 from edge.report.dicom_common import RESEARCH, Study
 from edge.report.dicom_images import heatmap_keyframe, outline, plain_keyframe
 from edge.report.dicom_sr import structured_report

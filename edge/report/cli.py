@@ -64,8 +64,8 @@ def _run(options: Options) -> int:
     log.handlers, log.propagate = [LineHandler()], False
     log.setLevel(logging.INFO)
     # imported only now: --help and a wrong option need none of it
-    from edge.exam import summarise
-    from edge.exam_archive import notes_of
+    from edge.exams.archive import notes_of
+    from edge.exams.exam import summarise
     from edge.recording.reader import Recording
     from edge.report.build import DICOM_FOLDER, PAGE_NAME, write_report
     from edge.report.dicom_common import study_of_file, study_without_patient
@@ -87,7 +87,7 @@ def _run(options: Options) -> int:
 
 
 def _default_folder(options: Options) -> Path:
-    from edge.exam_archive import report_folder
+    from edge.exams.archive import report_folder
 
     return options.recording / "report" if options.exam is None else report_folder(options.recording, options.exam)
 

@@ -10,7 +10,7 @@ from pydicom.uid import generate_uid
 
 from edge import __version__
 from edge.errors import ConfigError
-from edge.exam import ExamSummary
+from edge.exams.exam import ExamSummary
 
 MANUFACTURER = "edge-ultrasound"
 MODEL_NAME = "edge-infer"

@@ -15,7 +15,7 @@ from highdicom.pr import (
 from highdicom.pr import GrayscaleSoftcopyPresentationState as Gsps
 from pydicom.dataset import Dataset
 
-from edge.exam import ExamKeyframe, ExamSummary
+from edge.exams.exam import ExamKeyframe, ExamSummary
 from edge.picture import RgbImage, overlay
 from edge.report.dicom_common import RESEARCH, Study, device, instance
 

@@ -10,7 +10,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from edge import __version__
-from edge.exam import ExamSummary
+from edge.exams.exam import ExamSummary
 from edge.report.dicom_common import MANUFACTURER, MODEL_NAME, RESEARCH, Study, instance
 
 SERIES = 9100

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from edge import __version__
-from edge.exam import ExamKeyframe, ExamSummary
+from edge.exams.exam import ExamKeyframe, ExamSummary
 from edge.report.dicom_images import draw_heatmap
 
 _WIDTH, _HEIGHT = 720, 180

@@ -80,7 +80,7 @@ def measure_engines(
     with contextlib.ExitStack() as stack:
         ready = []
         for choice in choices:
-            child = stack.enter_context(running("tools.bench_engine", str(bundle), *choice.arguments))
+            child = stack.enter_context(running("tools.bench.engine", str(bundle), *choice.arguments))
             try:
                 ready.append((child, child.ask(None, _READY_S)))
             except EdgeError as exc:

@@ -18,15 +18,15 @@ from edge.errors import ConfigError, EngineError
 from edge.tuning import parse_tuning
 from engines import BACKENDS, Bundle, load_bundle
 from engines.load import backend_module
-from tools.bench_display import DisplaySettings, measure_display
-from tools.bench_engine import EngineChoice, measure_engines
-from tools.bench_pipeline import PipelineSettings, Report, measure_pipeline
-from tools.bench_plot import check_plot, plot_engines
-from tools.bench_tables import print_display, print_engines, print_pipeline, with_rates
-from tools.flops import count_gflop
+from tools.bench.display import DisplaySettings, measure_display
+from tools.bench.engine import EngineChoice, measure_engines
+from tools.bench.flops import count_gflop
+from tools.bench.peaks import measure_peaks
+from tools.bench.pipeline import PipelineSettings, Report, measure_pipeline
+from tools.bench.plot import check_plot, plot_engines
+from tools.bench.tables import print_display, print_engines, print_pipeline, with_rates
+from tools.bench.trace import write_trace
 from tools.measures import describe_hardware
-from tools.peaks import measure_peaks
-from tools.trace import write_trace
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edge.errors import ConfigError
-from tools.display_movie import CODE_WIDTH_PX, NUM_BITS
+from tools.bench.display_movie import CODE_WIDTH_PX, NUM_BITS
 
 if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page

@@ -14,8 +14,8 @@ from edge.sources.listing import lasting_names
 from edge.sources.options import SourceOptions
 from edge.sources.v4l2_device import V4l2Device, capture_nodes
 from edge.sources.v4l2_modes import FFMPEG_NAMES, choose_mode
-from tools.doctor_finding import Finding, Verdict, as_root, user_name
-from tools.doctor_machine import is_container
+from tools.doctor.finding import Finding, Verdict, as_root, user_name
+from tools.doctor.machine import is_container
 
 _RULE = "70-edge-ultrasound.rules"
 _UDEV = f"cp deploy/{_RULE} /etc/udev/rules.d/ && udevadm control --reload && udevadm trigger -s video4linux"

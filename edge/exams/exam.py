@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edge.errors import SourceError
 from edge.evidence import Evidence, find_evidence
-from edge.exam_statistics import LogitMean
+from edge.exams.statistics import LogitMean
 from edge.frame import UInt8Image
 from edge.messages import Arrival, PredictionMessage, read_message
 from edge.prediction import State

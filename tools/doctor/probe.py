@@ -24,7 +24,7 @@ class Probes:
     """Processes that have been asked; on leaving, all are ended."""
 
     def __init__(self, questions: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep the questions: name in `tools.doctor_answers` to arguments, as JSON has them."""
+        """Keep the questions: name in `tools.doctor.answers` to arguments, as JSON has them."""
         self._questions = questions
         self._children: dict[str, Child] = {}
         self._answers: dict[str, Answer] = {}
@@ -34,7 +34,7 @@ class Probes:
         """Start them all, so that they work while other things are looked at."""
         with contextlib.ExitStack() as stack:
             for name, arguments in self._questions.items():
-                child = self._children[name] = stack.enter_context(running("tools.doctor_answers"))
+                child = self._children[name] = stack.enter_context(running("tools.doctor.answers"))
                 # not on the command line, which all can read: a source may hold a password
                 with contextlib.suppress(BrokenPipeError):
                     print(json.dumps({"question": name, **arguments}), file=child.process.stdin, flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from edge.errors import EdgeError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 """The checkout, or where the packages are installed."""
 
 

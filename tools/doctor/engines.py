@@ -10,8 +10,8 @@ from pathlib import Path
 
 from edge.config import DEMO_BUNDLE
 from engines.load import backend_module
-from tools.doctor_finding import ROOT, Finding, Verdict, as_root, pip_install, pip_install_extra, user_name
-from tools.doctor_probe import Answer, ProbeError, Probes
+from tools.doctor.finding import ROOT, Finding, Verdict, as_root, pip_install, pip_install_extra, user_name
+from tools.doctor.probe import Answer, ProbeError, Probes
 
 _BUNDLE_LIMIT_S = 120.0
 """For a large network's reference clips on a slow processor."""

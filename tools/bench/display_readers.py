@@ -10,7 +10,7 @@ from edge.commandline import Parser, run_command
 
 
 def main() -> int:
-    """Run `python -m tools.display_readers URL NUMBER` until it is terminated."""
+    """Run `python -m tools.bench.display_readers URL NUMBER` until it is terminated."""
     return run_command(_run)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from edge.errors import EdgeError
-from tools.doctor_finding import Finding, Verdict, as_root, pip_install
-from tools.doctor_probe import Answer, Probes
+from tools.doctor.finding import Finding, Verdict, as_root, pip_install
+from tools.doctor.probe import Answer, Probes
 
 _DECODERS = ("h264", "hevc", "mjpeg", "ffv1", "mpeg2video", "mpeg4", "vp9")
 _FORMATS = ("video4linux2,v4l2", "rtsp", "sdp", "mpegts", "rtp")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.doctor_finding import Finding, Verdict, as_root
-from tools.doctor_machine import is_container
+from tools.doctor.finding import Finding, Verdict, as_root
+from tools.doctor.machine import is_container
 
 _COARSE_NS = 1_000_000
 _SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit")

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tools.peaks import Peaks
+from tools.bench.peaks import Peaks
 
 _PERCENTILES = ("p50", "p95", "p99", "max")
 _LEFT = ("backend", "precision", "device", "stage")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from edge.commands import commands_of
 from edge.config import Config
 from edge.control import ControlServer
-from edge.exam_archive import ExamArchive
-from edge.exam_keeper import ExamKeeper, KeeperSettings
-from edge.exam_store import ExamStore, default_state_folder
+from edge.exams.archive import ExamArchive
+from edge.exams.keeper import ExamKeeper, KeeperSettings
+from edge.exams.store import ExamStore, default_state_folder
 from edge.meters import Meters
 from edge.publish import Publisher
 from edge.reporter import Reporter

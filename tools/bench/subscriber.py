@@ -13,7 +13,7 @@ _TICK_S = 0.2
 
 
 def main() -> int:
-    """Run `python -m tools.bench_subscriber ADDRESS`; the last line on stdout is its report."""
+    """Run `python -m tools.bench.subscriber ADDRESS`; the last line on stdout is its report."""
     return run_command(_run)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engines import host
-from tools.doctor_finding import Finding, Verdict, as_root
+from tools.doctor.finding import Finding, Verdict, as_root
 
 _MIB, _GB = 2**20, 10**9
 _ENOUGH_MEMORY_BYTES, _LEAST_MEMORY_BYTES = 1000 * _MIB, 400 * _MIB

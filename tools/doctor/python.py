@@ -11,7 +11,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tools.doctor_finding import ROOT, Finding, Verdict, pip_install, pip_install_extra
+from tools.doctor.finding import ROOT, Finding, Verdict, pip_install, pip_install_extra
 
 _PROJECT = "edge-ultrasound"
 _SERVES = {

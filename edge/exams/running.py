@@ -9,7 +9,7 @@ from typing import Any
 
 from edge.display.keyframes import Keyframes
 from edge.errors import ConfigError
-from edge.exam_statistics import LogitMean
+from edge.exams.statistics import LogitMean
 from edge.messages import FrameMessage, PredictionMessage
 from edge.prediction import State
 from edge.terms import ExamMark

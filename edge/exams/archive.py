@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge.exam_store import write_whole
-from edge.running_exam import RunningExam
+from edge.exams.running import RunningExam
+from edge.exams.store import write_whole
 
 _log = logging.getLogger(__name__)
 

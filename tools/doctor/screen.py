@@ -12,7 +12,7 @@ from rich.text import Text
 
 from edge import __version__
 from edge.commandline import NOTICE
-from tools.doctor_finding import Check, Finding, Verdict
+from tools.doctor.finding import Check, Finding, Verdict
 
 Result = tuple[Check, Finding]
 

@@ -13,8 +13,8 @@ import msgpack
 
 from edge.display.keyframes import Keyframes
 from edge.errors import ConfigError, WireError
-from edge.exam_keyframes import pack_keyframe, unpack_keyframe
-from edge.running_exam import RunningExam, pack_exam, unpack_exam
+from edge.exams.keyframes import pack_keyframe, unpack_keyframe
+from edge.exams.running import RunningExam, pack_exam, unpack_exam
 
 _log = logging.getLogger(__name__)
 

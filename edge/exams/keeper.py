@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from edge.errors import ConfigError
-from edge.exam_archive import ExamArchive
-from edge.exam_keyframes import pack_keyframe
-from edge.exam_pause import PauseWatch
-from edge.exam_store import ExamStore
+from edge.exams.archive import ExamArchive
+from edge.exams.keyframes import pack_keyframe
+from edge.exams.pause import PauseWatch
+from edge.exams.running import RunningExam, new_exam
+from edge.exams.store import ExamStore
 from edge.messages import Arrival, FrameMessage, PredictionMessage, StatusMessage, read_message
 from edge.prediction import State
-from edge.running_exam import RunningExam, new_exam
 from edge.terms import Terms
 from edge.wire import Header, Parts, decode
 

@@ -12,16 +12,11 @@ from edge.curve import check_address
 from edge.errors import BindError, ConfigError, EngineError, SourceError
 from edge.sources.dicom_address import state_folder
 from edge.sources.spool import SpoolLimits
-from tools import doctor_clocks as clocks
-from tools import doctor_codecs as codecs
-from tools import doctor_devices as devices
-from tools import doctor_engines as engines_here
-from tools import doctor_machine as machine
-from tools import doctor_ports as ports
-from tools import doctor_python as python
-from tools.doctor_finding import Check, examine
-from tools.doctor_probe import Probes
-from tools.doctor_screen import Result, Screen, as_json, exit_code
+from tools.doctor import clocks, codecs, devices, machine, ports, python
+from tools.doctor import engines as engines_here
+from tools.doctor.finding import Check, examine
+from tools.doctor.probe import Probes
+from tools.doctor.screen import Result, Screen, as_json, exit_code
 
 _HTTP = "127.0.0.1:8080"
 _HERE = 1

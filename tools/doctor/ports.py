@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.errors import BindError
-from tools.doctor_finding import Finding, Verdict, pip_install
+from tools.doctor.finding import Finding, Verdict, pip_install
 
 _LISTENS = "0A"
 """State of a socket in /proc/net/tcp: TCP_LISTEN."""

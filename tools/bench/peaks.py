@@ -25,7 +25,7 @@ def measure_peaks(device: str) -> Peaks:
     """
     if device.lower() != "cpu" and not device.startswith("cuda"):
         return {}
-    with running("tools.peaks", "--device", device.lower()) as child:
+    with running("tools.bench.peaks", "--device", device.lower()) as child:
         return dict(json.loads(child.finish(_LIMIT_S)))
 
 

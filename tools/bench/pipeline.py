@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
-from tools.bench_engine import EngineChoice, measure_engine
+from tools.bench.engine import EngineChoice, measure_engine
+from tools.bench.trace import Entry, received_ms, stage_durations_ms
 from tools.children import peak_rss_mb, rss_mb, running
 from tools.measures import percentiles
-from tools.trace import Entry, received_ms, stage_durations_ms
 
 _BARE_S = 5.0
 _START_S = 120.0
@@ -99,7 +99,7 @@ def measure_pipeline(settings: PipelineSettings) -> tuple[Report, PipelineRun]:
 def run_pipeline(settings: PipelineSettings) -> PipelineRun:
     """Run the daemon and the subscriber to their end."""
     address = f"tcp://127.0.0.1:{_free_port()}"
-    with running("tools.bench_subscriber", address) as subscriber:
+    with running("tools.bench.subscriber", address) as subscriber:
         subscriber.stdout.readline()  # it listens
         start_ns = time.monotonic_ns()
         with running("edge.cli", *_arguments(settings, address)) as daemon:

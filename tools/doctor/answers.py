@@ -1,4 +1,4 @@
-"""What edge-doctor's processes answer: `python -m tools.doctor_answers`, a question on stdin, an answer on stdout."""
+"""What edge-doctor's processes answer: `python -m tools.doctor.answers`, a question on stdin, an answer on stdout."""
 
 import contextlib
 import dataclasses

@@ -13,9 +13,9 @@ from typing import Any
 from edge.client import Subscriber
 from edge.errors import EdgeError
 from edge.messages import PredictionMessage
+from tools.bench.display_movie import NUM_FRAMES, write_coded_movie
+from tools.bench.display_page import Drawn, WatchedPage, watched_page
 from tools.children import Child, rss_mb, running
-from tools.display_movie import NUM_FRAMES, write_coded_movie
-from tools.display_page import Drawn, WatchedPage, watched_page
 from tools.measures import percentiles
 
 _START_S, _WARMUP_S, _TICK_S = 60.0, 3.0, 1.0
@@ -121,7 +121,7 @@ def _take_turns(url: str, listener: _Listener, settings: DisplaySettings) -> Ite
     for turn in range(_NUM_TURNS):
         with contextlib.ExitStack() as stack:
             if turn % 2:
-                readers = running("tools.display_readers", url, str(settings.num_readers))
+                readers = running("tools.bench.display_readers", url, str(settings.num_readers))
                 stack.enter_context(readers).stdout.readline()
             time.sleep(_WARMUP_S)
             start = len(listener.predictions)

@@ -1,0 +1,1 @@
+"""`edge-doctor`: what this machine can do, what is missing, and the command that mends it."""
