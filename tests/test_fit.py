@@ -195,6 +195,17 @@ def test_library_error_is_told_with_the_checkpoint_that_is_left(
         stop()
 
 
+def test_lost_worker_of_a_training_that_was_told_to_end_is_no_want_of_memory(finished: Path) -> None:
+    lost = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    with (
+        pytest.raises(TrainingError, match="^training was stopped; the last good"),
+        explained(finished, Recipe(), lambda: True),
+    ):
+        raise lost
+    with pytest.raises(TrainingError, match="loads clips was killed"), explained(finished, Recipe()):
+        raise lost
+
+
 def test_library_error_that_is_a_bug_stays_what_it_is(finished: Path) -> None:
     with pytest.raises(RuntimeError, match="inconsistent tensor size"), explained(finished, Recipe()):
         torch.zeros(2) @ torch.zeros(3)
