@@ -15,7 +15,8 @@ from trainer.plots import ReaderPoint, Series
 from trainer.predictions import Predictions, Reader, write_predictions, write_table
 from trainer.readers import measure_readers
 from trainer.statistics import CONFIDENCE
-from trainer.subgroups import measure_subgroups, table_one
+from trainer.subgroups import measure_subgroups
+from trainer.table_one import table_one
 
 METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
@@ -82,13 +83,14 @@ def measure_all(predictions: Predictions, setup: Setup, readers: Sequence[Reader
     patients = by_patient(predictions)
     by_patient_values = None
     if isinstance(patients, Predictions):
-        by_patient_values = measure(patients.labels, patients.probabilities, setup.threshold, setup.interval)
+        cut = patients.cut(setup.threshold)
+        by_patient_values = measure(patients.labels, patients.probabilities, cut, setup.interval)
     return {
         "schema": 1,
         "notice": NOTICE,
         "name": setup.name,
         "level": "video",
-        **measure(predictions.labels, predictions.probabilities, setup.threshold, setup.interval),
+        **measure(predictions.labels, predictions.probabilities, predictions.cut(setup.threshold), setup.interval),
         "confidence": CONFIDENCE,
         "interval": setup.interval,
         "patient_level": by_patient_values,
@@ -106,7 +108,7 @@ def measure_all(predictions: Predictions, setup: Setup, readers: Sequence[Reader
 
 def series_of(name: str, predictions: Predictions, threshold: float) -> Series:
     """Return what is drawn of predictions."""
-    return Series(name, predictions.labels, predictions.probabilities, threshold)
+    return Series(name, predictions.labels, predictions.probabilities, predictions.cut(threshold))
 
 
 def reader_points(readers: Sequence[Metrics]) -> list[ReaderPoint]:
@@ -140,7 +142,7 @@ def write_tables(out: Path, predictions: Predictions, metrics: Metrics) -> None:
     write_table(out / "decision.csv", ("threshold", "net_benefit", "net_benefit_all"), rows)
     write_records(out / "calibration.csv", metrics["calibration"])
     write_records(out / "subgroups.csv", [_flat(row) for row in metrics["subgroups"]])
-    write_records(out / "table1.csv", table_one(predictions))
+    write_records(out / "table1.csv", table_one(predictions).records())
 
 
 def write_records(path: Path, records: Sequence[Metrics]) -> None:

@@ -1,6 +1,7 @@
 """`edge-train evaluate`: measure a run, a bundle, or a table of anyone's predictions."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from edge.errors import ConfigError
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of proportions: {' or '.join(_INTERVALS)} (%(default)s)",
     )
-    parser.add_argument("--threshold", type=float, metavar="P", help="with --predictions alone (0.5)")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="with --predictions alone (its threshold column, or 0.5)"
+    )
     videos = parser.add_argument_group("with a run or a bundle")
     videos.add_argument("--split", choices=_SPLITS, metavar="NAME", help=_SPLIT_HELP)
     videos.add_argument(
@@ -80,6 +83,8 @@ def _evaluate_table(options: argparse.Namespace) -> int:
         raise ConfigError(f"--threshold is {threshold:g}; a probability in 0..1 is needed")
     path: Path = options.predictions
     predictions = read_predictions(path)
+    if options.threshold is not None:
+        predictions = dataclasses.replace(predictions, thresholds=None)
     readers = read_readers(options.readers, predictions) if options.readers else []
     name = path.absolute().parent.name if path.stem == "predictions" else path.stem
     setup = Setup(
