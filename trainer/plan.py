@@ -19,6 +19,7 @@ from trainer.models import MODELS
 from trainer.recipe import Recipe, make_recipe
 from trainer.resume import Start, find_start
 from trainer.runs import Run, build_network, load_run
+from trainer.seen import Seen, digest_of
 from trainer.surroundings import default_precision, hardware, versions
 from trainer.video import Video
 
@@ -86,7 +87,25 @@ def make_plan(options: FitOptions) -> Plan:
     validation = tuple((video, store.get(video)) for video in split.validation if video.id not in left_out)
     _check_classes(manifest, train, "training", set(range(len(manifest.classes))))
     _check_classes(manifest, validation, "validation", {len(manifest.classes) - 1})
-    return Plan(dataclasses.replace(run, left_out=left_out), recipe, start, network, train, validation)
+    run = dataclasses.replace(run, left_out=left_out, video_digests=_seen(recipe, store, train, validation).as_json())
+    return Plan(run, recipe, start, network, train, validation)
+
+
+def _seen(recipe: Recipe, store: ClipStore, train: Sequence[Decoded], validation: Sequence[Decoded]) -> Seen:
+    """Return what the network will have seen, here and in the run that it starts from; warn where that spoils both."""
+    own = Seen.of_videos((video for video, _ in train), (video for video, _ in validation), store.content)
+    start = Seen() if recipe.init is None else Seen.of_json(load_run(recipe.init).video_digests)
+    known = {"training": own.train, f"the training of {recipe.init}": start.train}
+    for whose, digests in known.items():
+        names = [video.id for video, _ in validation if digest_of(store.content(video)) in digests]
+        if names and rank_zero_only.rank == 0:
+            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            print_line(
+                "warning",
+                f"{len(names)} validation videos are files of {whose} too: {', '.join(names[:MAX_NAMED])}{more}; the "
+                "validation, and all that is chosen by it, will flatter",
+            )
+    return own | start
 
 
 def _describe(options: FitOptions, manifest: Manifest, recipe: Recipe, split: Split) -> Run:

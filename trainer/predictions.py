@@ -138,20 +138,25 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[obje
     write_atomic(path, text.getvalue().encode())
 
 
-def read_readers(path: str | os.PathLike[str], predictions: Predictions) -> list[Reader]:
+def read_readers(path: str | os.PathLike[str], ids: Sequence[str]) -> list[Reader]:
     """Read and check a readers CSV: readers in the order in which they come.
 
+    Args:
+        path: The file.
+        ids: Of the videos that a network is measured on, in the order of its predictions.
+
     Raises:
-        ConfigError: The file, a column or a value cannot be used, or an id is not among the predictions.
+        ConfigError: The file, a column or a value cannot be used, or an id is not one of the videos.
     """
     rows = _read_rows(Path(path), READER_COLUMNS)
     _refuse_repeated(path, ((line, f"{row['id']} of reader {row['reader']}") for line, row in rows))
-    places = {id_: place for place, id_ in enumerate(predictions.ids)}
+    places = {id_: place for place, id_ in enumerate(ids)}
     by_reader: dict[str, list[tuple[int, Row]]] = {}
     for line, row in rows:
         if row["id"] not in places:
             raise ConfigError(
-                f"{path} line {line}: id {row['id']!r} is not in the predictions; mend or remove the line"
+                f"{path} line {line}: id {row['id']!r} is not in the predictions, the first of which is {ids[0]!r}; "
+                "mend or remove the line"
             )
         by_reader.setdefault(row["reader"], []).append((line, row))
     return [

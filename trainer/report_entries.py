@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError
-from trainer.evaluate import METRICS_NAME, PREDICTIONS_NAME, TRAINING_NAME, Setup, measure_all
+from trainer.evaluate import Setup, measure_all
+from trainer.evaluation_folder import METRICS_NAME, PREDICTIONS_NAME, TRAINING_NAME
 from trainer.metrics import Metrics
 from trainer.out_of_fold import out_of_fold_predictions
 from trainer.predictions import Predictions, read_predictions

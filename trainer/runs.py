@@ -55,6 +55,9 @@ class Run:
     fold: int | None = None
     split: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     """Ids of the videos under `train`, `validation` and `test`."""
+    video_digests: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Of the contents of the videos under `train` and `validation`, as `trainer.seen` says; also of earlier runs that
+    training started from."""
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Id to reason of the videos that could not be used."""
     threshold: float = 0.5

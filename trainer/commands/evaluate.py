@@ -75,6 +75,7 @@ def _refuse_options_of_videos(options: argparse.Namespace) -> None:
 def _evaluate_table(options: argparse.Namespace) -> int:
     from engines.bundle import sha256_of
     from trainer.evaluate import Setup, evaluate
+    from trainer.evaluation_folder import new_evaluation
     from trainer.predictions import read_predictions, read_readers
     from trainer.summary import print_summary
 
@@ -85,7 +86,7 @@ def _evaluate_table(options: argparse.Namespace) -> int:
     predictions = read_predictions(path)
     if options.threshold is not None:
         predictions = dataclasses.replace(predictions, thresholds=None)
-    readers = read_readers(options.readers, predictions) if options.readers else []
+    readers = read_readers(options.readers, predictions.ids) if options.readers else []
     name = path.absolute().parent.name if path.stem == "predictions" else path.stem
     setup = Setup(
         name=name,
@@ -94,5 +95,7 @@ def _evaluate_table(options: argparse.Namespace) -> int:
         model={"kind": "predictions", "name": name},
         data={"name": path.name, "sha256": sha256_of(path), "selection": "all rows"},
     )
-    print_summary(evaluate(predictions, setup, options.out, readers), options.out)
+    with new_evaluation(options.out, (path, options.readers)) as folder:
+        metrics = evaluate(predictions, setup, folder, readers)
+    print_summary(metrics, options.out)
     return 0
