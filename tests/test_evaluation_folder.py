@@ -83,7 +83,7 @@ def test_files_of_unknown_origin_are_not_replaced(tmp_path: Path, name: str) -> 
 def test_folder_of_a_run_is_refused(tmp_path: Path) -> None:
     for name in ("run.json", "model.safetensors", "metrics.csv", "predictions.csv"):
         (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match=r"holds predictions\.csv, which by its metrics\.json no evaluation"):
+    with pytest.raises(ConfigError, match=r"holds a model \(run\.json\)"):
         check_folder(tmp_path)
 
 

@@ -20,6 +20,8 @@ TABLES = ("roc.csv", "pr.csv", "decision.csv", "calibration.csv", "subgroups.csv
 CASES_NAME = "cases"
 CASE_KINDS, NUM_CASES_A_KIND = ("tp", "fp", "fn", "tn"), 3
 
+_MODEL_NAMES = ("manifest.json", "run.json", "crossval.json")
+"""Of a bundle, a run and a cross-validation."""
 _NUM_NAMED = 3
 
 
@@ -55,8 +57,11 @@ def check_folder(out: Path, inputs: Iterable[Path | None] = ()) -> None:
         inputs: What the evaluation reads; it may lie there.
 
     Raises:
-        ConfigError: It holds files that an evaluation would replace or be mixed with, and that none has written.
+        ConfigError: It holds a model, or files of an evaluation's names that none has written.
     """
+    models = [name for name in _MODEL_NAMES if (out / name).exists()]
+    if models:
+        raise ConfigError(f"--out {out} holds a model ({models[0]}); give a folder of its own to the evaluation")
     read = _resolved(inputs)
     own = _written(out)
     others = [name for name in _there(out) if name not in own and (out / name).resolve() not in read]

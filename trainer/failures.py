@@ -76,7 +76,7 @@ def configuration_errors() -> Iterator[None]:
     """Turn Lightning's complaints about devices and precision into a `ConfigError`."""
     try:
         yield
-    except (MisconfigurationException, ValueError, RuntimeError) as exc:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as exc:
         if isinstance(exc, ConfigError):
             raise
         reason = " ".join(str(exc).split())

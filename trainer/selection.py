@@ -46,10 +46,10 @@ def select_videos(manifest: Manifest, card: Card, split: str | None, contents: C
     parts = {**by_content, **by_name}
     unexpected = _unexpected(manifest, card, is_own, by_content, by_name)
     asked = manifest.videos if split in (None, "all") else _by_split(manifest, card, split, is_own)
-    _tell_recognised(manifest, card, split, asked, unexpected)
     if not is_own and not card.seen:
         _warn_of_shared_paths(manifest, card)
     chosen = _choose(manifest, card, split, parts, is_own)
+    _tell_recognised(manifest, card, asked, chosen, unexpected)
     return dataclasses.replace(chosen, seen=by_content)
 
 
@@ -147,14 +147,15 @@ def _held_out(manifest: Manifest, card: Card, parts: Parts) -> Selection:
 
 
 def _tell_recognised(
-    manifest: Manifest, card: Card, split: str | None, asked: Sequence[Video], recognised: Parts
+    manifest: Manifest, card: Card, asked: Sequence[Video], chosen: Selection, recognised: Parts
 ) -> None:
     """Name the videos that the manifest does not tell to be of the training, and whose files are."""
     known = [video.id for video in asked if video.id in recognised]
     if not known:
         return
     num_trained = sum(recognised[id_] == "train" for id_ in known)
-    what = "they are measured all the same: no test" if split in ("all", "train", "val") else "they are left out"
+    num_measured = sum(video.id in recognised for video in chosen.videos)
+    what = f"{num_measured} of them are measured: no test" if num_measured else "they are left out"
     print_line(
         "warning",
         f"{len(known)} of {len(asked)} videos of {manifest.path} are files that {card.name} was trained "
