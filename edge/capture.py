@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
+from typing import Any
 
 import cv2
+import numpy.typing as npt
 
 from edge.errors import ConfigError
 from edge.frame import Frame, StoredObject, UInt8Image
@@ -35,6 +37,8 @@ OnInterruption = Callable[[State, str, bool], int | None]
 
 Returns the stream's new epoch, or None where the stream has ended before all that was complete could be told.
 """
+Prepare = Callable[[UInt8Image, Rect, PreprocessSpec], npt.NDArray[Any]]
+"""Makes (C, H', W') of an image and its ROI."""
 
 
 class RateLimiter:
@@ -88,6 +92,7 @@ class CaptureLoop:
         on_interruption: OnInterruption = lambda *_: 0,
         on_roi_frame: Callable[[Frame, Rect], None] | None = None,
         heart: Heart | None = None,
+        prepare: Prepare = preprocess,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -98,6 +103,7 @@ class CaptureLoop:
         self._on_interruption = on_interruption
         self._on_roi_frame = on_roi_frame
         self._heart = heart or Heart("capture")
+        self._prepare = prepare
         self._request: str | None = None
         self._epoch = 0
         self._num_frames = 0
@@ -268,7 +274,7 @@ class CaptureLoop:
             self._meters.count("in_clip")
             t_start_ns = time.monotonic_ns()
             spec = self._settings.preprocess
-            frame_chw = preprocess(frame.pixels if spec.channels == 1 else frame.rgb(), roi, spec)
+            frame_chw = self._prepare(frame.pixels if spec.channels == 1 else frame.rgb(), roi, spec)
             t_ready_ns = time.monotonic_ns()
             self._queue.put(
                 ClipFrame(

@@ -31,6 +31,7 @@ class ClipFrame:
     index: int
     """The frame's position in the stream."""
     frame_chw: npt.NDArray[np.float32]
+    """(C, H', W') in [0, 1]; of another type where whoever captures asked for it."""
     window: Window | None
     """The window that ends here, where one is due."""
     visible_rect: Rect

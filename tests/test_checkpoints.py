@@ -242,6 +242,32 @@ def test_pickle_that_holds_code_is_refused_and_not_run(small_weights, tmp_path, 
     assert Path("planted").exists()
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors"])
+def test_plain_pickle_that_holds_code_is_refused_for_that_and_not_run(tmp_path, monkeypatch, protocol, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(pickle.dumps({"conv1.weight": [1.0], "extra": Planted()}, protocol))
+    with pytest.raises(
+        CheckpointError, match=r"more than tensors \(\w+\.system\).*run code.*allowed are \.safetensors"
+    ):
+        read_tensors(Path(name))
+    assert not Path("planted").exists()
+
+
+def test_plain_pickle_that_repeats_a_name_is_still_seen_through(tmp_path):
+    """In newer protocols the second use of a text is a look into the memo."""
+    evil = b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94h\x00h\x01\x93\x8c\x04true\x85R."
+    (tmp_path / "evil.pth").write_bytes(evil)
+    with pytest.raises(CheckpointError, match=r"more than tensors \(posix\.system\)"):
+        read_tensors(tmp_path / "evil.pth")
+
+
+def test_plain_pickle_without_code_is_not_said_to_hold_any(tmp_path):
+    (tmp_path / "x.pth").write_bytes(pickle.dumps({"weights": [1.0, 2.0]}))
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        read_tensors(tmp_path / "x.pth")
+
+
 def test_damaged_file_is_refused_in_one_line(tmp_path):
     path = tmp_path / "small.pth"
     torch.save({"conv1.weight": torch.zeros(2), "bn1.weight": torch.zeros(3)}, path)

@@ -20,12 +20,14 @@ from tools.phantom import DatasetSpec, write_dataset
 from trainer.aggregate import aggregate_logits, binary_logits, logits_of, probabilities_of
 from trainer.clips import ClipStore
 from trainer.decode import ClipSpec
+from trainer.evaluation_folder import own_names
 from trainer.evidence import Peak, covered_share, is_hit, summarise_hits
 from trainer.manifest import read_manifest
 from trainer.predict import window_logits
 from trainer.predictors import Card, RunPredictor
 from trainer.runs import FINISHED, WEIGHTS_NAME, Run, write_run, write_weights
 from trainer.selection import select_videos
+from trainer.video import Video
 
 DEMO = Path(__file__).parent.parent / "engines" / "demo"
 SPEC = PreprocessSpec((SIZE_PX, SIZE_PX), (SIZE_PX, SIZE_PX))
@@ -169,6 +171,9 @@ def test_evaluate_demo_bundle_finds_nodes_and_writes_what_the_report_shows(phant
     )
     assert {case["kind"] for case in metrics["cases"]} >= {"tp", "tn"}
     assert all((demo / case["picture"]).is_file() for case in metrics["cases"])
+    files = {str(path.relative_to(demo)) for path in demo.rglob("*") if path.is_file()}
+    assert files == set(metrics["files"])
+    assert {"windows.csv", "keyframes.csv", "cases/tp-1.png", "metrics.json"} <= files <= set(own_names())
 
 
 def test_evaluate_table_of_a_models_predictions_gives_the_same_figures(demo: Path, tmp_path: Path) -> None:
@@ -234,22 +239,26 @@ def card(sha256: str | None, split: dict[str, list[str]]) -> Card:
     )
 
 
+def nothing_known(video: Video) -> str:
+    raise AssertionError(f"{video.id} was read for a model that knows no videos by content")
+
+
 def test_selection_leaves_out_what_the_run_has_seen(phantoms: Path) -> None:
     manifest = read_manifest(phantoms)
     ids = [video.id for video in manifest.videos]
     own = card(manifest.sha256, {"train": ids[:4], "validation": ids[4:6], "test": []})
-    assert [video.id for video in select_videos(manifest, own, None).videos] == ids[6:]
-    assert [video.id for video in select_videos(manifest, own, "val").videos] == ids[4:6]
-    assert len(select_videos(manifest, own, "all").videos) == NUM_VIDEOS
+    assert [video.id for video in select_videos(manifest, own, None, nothing_known).videos] == ids[6:]
+    assert [video.id for video in select_videos(manifest, own, "val", nothing_known).videos] == ids[4:6]
+    assert len(select_videos(manifest, own, "all", nothing_known).videos) == NUM_VIDEOS
 
 
 def test_selection_of_nothing_unseen_is_refused(phantoms: Path) -> None:
     manifest = read_manifest(phantoms)
     own = card(manifest.sha256, {"train": [video.id for video in manifest.videos]})
     with pytest.raises(ConfigError, match="trained and chosen on all 8 videos"):
-        select_videos(manifest, own, None)
+        select_videos(manifest, own, None, nothing_known)
     with pytest.raises(ConfigError, match="has no test videos for model"):
-        select_videos(manifest, own, "test")
+        select_videos(manifest, own, "test", nothing_known)
 
 
 def test_selection_without_a_test_takes_the_validation_videos_and_says_so(
@@ -258,7 +267,7 @@ def test_selection_without_a_test_takes_the_validation_videos_and_says_so(
     manifest = read_manifest(phantoms)
     ids = [video.id for video in manifest.videos]
     own = card(manifest.sha256, {"train": ids[2:], "validation": ids[:2]})
-    selection = select_videos(manifest, own, None)
+    selection = select_videos(manifest, own, None, nothing_known)
     assert [video.id for video in selection.videos] == ids[:2]
     assert "no test" in selection.description
     assert "no test" in capsys.readouterr().err
@@ -268,9 +277,9 @@ def test_selection_of_all_says_that_training_videos_are_among_them(
     phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = read_manifest(phantoms)
-    assert "no test" in select_videos(manifest, card(manifest.sha256, {}), "all").description
+    assert "no test" in select_videos(manifest, card(manifest.sha256, {}), "all", nothing_known).description
     assert "no test" in capsys.readouterr().err
-    assert "no test" not in select_videos(manifest, card("another", {}), "all").description
+    assert "no test" not in select_videos(manifest, card("another", {}), "all", nothing_known).description
     assert capsys.readouterr().err == ""
 
 
@@ -279,7 +288,7 @@ def test_selection_of_another_manifest_takes_all_and_warns_of_shared_paths(
 ) -> None:
     manifest = read_manifest(phantoms)
     other = card("another", {"train": [manifest.videos[0].id]})
-    assert len(select_videos(manifest, other, None).videos) == NUM_VIDEOS
+    assert len(select_videos(manifest, other, None, nothing_known).videos) == NUM_VIDEOS
     assert "1 videos have the paths of videos that model was trained on" in capsys.readouterr().err
 
 
@@ -289,7 +298,7 @@ def test_selection_of_a_bundle_that_names_no_videos_warns(
     lines = [f"{video.path},{video.label},{video.patient_id}" for video in read_manifest(phantoms).videos]
     (tmp_path / "m.csv").write_text("\n".join(["path,label,patient_id", *lines]))
     manifest = read_manifest(tmp_path / "m.csv")
-    assert "no test" in select_videos(manifest, card(manifest.sha256, {}), None).description
+    assert "no test" in select_videos(manifest, card(manifest.sha256, {}), None, nothing_known).description
     assert "evaluate the run" in capsys.readouterr().err
 
 

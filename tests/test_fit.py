@@ -16,6 +16,7 @@ from source_files import noise, write_movie
 from edge.errors import ConfigError
 from engines import PreprocessSpec
 from tools.phantom import DatasetSpec, write_dataset
+from trainer.calibration import choose_threshold
 from trainer.checkpointing import checkpoint_path, network_weights, read_checkpoint
 from trainer.crossval import cross_validate
 from trainer.dataset import ValidationClips
@@ -196,6 +197,17 @@ def test_library_error_is_told_with_the_checkpoint_that_is_left(
         stop()
 
 
+def test_lost_worker_of_a_training_that_was_told_to_end_is_no_want_of_memory(finished: Path) -> None:
+    lost = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    with (
+        pytest.raises(TrainingError, match=r"^training was stopped; the last good"),
+        explained(finished, Recipe(), lambda: True),
+    ):
+        raise lost
+    with pytest.raises(TrainingError, match="loads clips was killed"), explained(finished, Recipe()):
+        raise lost
+
+
 def test_library_error_that_is_a_bug_stays_what_it_is(finished: Path) -> None:
     with pytest.raises(RuntimeError, match="inconsistent tensor size"), explained(finished, Recipe()):
         torch.zeros(2) @ torch.zeros(3)
@@ -275,6 +287,14 @@ def test_cross_validation_is_one_fit_a_fold_and_names_the_best(phantom_manifest:
     assert {row["id"] for row in rows if row["fold"] == "1"} == set(runs[1].split["validation"])
     assert {row["id"] for row in rows} == {id for run in runs for id in run.split["validation"]}
     assert json.loads((tmp_path / "folds" / "crossval.json").read_text(encoding="utf-8")) == summary
+    cuts = {row["fold"]: float(row["threshold"]) for row in rows}
+    assert summary["out_of_fold_thresholds"] == cuts
+    first = [row for row in rows if row["fold"] == "0"]
+    labels, probabilities = ([float(row[name]) for row in first] for name in ("label", "probability"))
+    assert cuts["1"] == choose_threshold(np.array(labels), np.array(probabilities))
+    called = sum(float(row["probability"]) >= cuts[row["fold"]] for row in rows)
+    assert summary["out_of_fold"]["counts"]["tp"] + summary["out_of_fold"]["counts"]["fp"] == called
+    assert "other folds" in summary["out_of_fold_at"]
     alone = fit(dataclasses.replace(options, out=tmp_path / "alone", fold=1))
     assert (alone.path / "model.safetensors").read_bytes() == (runs[1].path / "model.safetensors").read_bytes()
 

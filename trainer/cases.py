@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.picture import overlay
+from trainer.evaluation_folder import NUM_CASES_A_KIND, case_name
 from trainer.files import write_atomic
 from trainer.video_results import VideoResult
 
-NUM_PER_KIND = 3
 KINDS = {
     "tp": "right: positive, called positive",
     "fp": "wrong: negative, called positive",
@@ -30,8 +30,8 @@ def write_cases(
     for kind in KINDS:
         own = [result for result in results if _kind(result, positive_label, threshold) == kind]
         own.sort(key=lambda result: result.probability, reverse=kind in ("tp", "fp"))
-        for place, result in enumerate(own[:NUM_PER_KIND]):
-            name = f"cases/{kind}-{place + 1}.png"
+        for place, result in enumerate(own[:NUM_CASES_A_KIND]):
+            name = case_name(kind, place + 1)
             write_atomic(out / name, _png(result))
             records.append(
                 {

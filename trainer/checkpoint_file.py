@@ -1,7 +1,6 @@
 """Tensors out of a checkpoint file; nothing in the file is ever run."""
 
 import pickle
-import re
 import struct
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edge.errors import ConfigError
+from trainer.pickled_code import ALLOWED, first_import, named_by_torch
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which of these names training programs keep the weights, beside their own records."""
@@ -75,18 +75,21 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch's, about the pickle's age
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
-        raise CheckpointError(_refusal(path, str(exc))) from exc
+        not_tensors = f"{path} is damaged or no checkpoint: it is not a pickle of tensors; download it again"
+        raise _code_in(path, str(exc)) or CheckpointError(not_tensors) from exc
     except (*_DAMAGE, SafetensorError) as exc:
+        if (refusal := _code_in(path)) is not None:
+            raise refusal from exc
         reason = (str(exc).splitlines() or [type(exc).__name__])[0].split(". ")[0][:120]
         raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}); download it again") from exc
 
 
-def _refusal(path: Path, message: str) -> str:
-    """Say what of the file is not a tensor; torch names the first such thing."""
-    named = re.search(r"(?:GLOBAL|class|function|type) ['\"]?([A-Za-z_][\w.]*\.\w+)", message)
+def _code_in(path: Path, message: str = "") -> CheckpointError | None:
+    """Return the refusal of a file that would run code; None where it holds none, or nobody can tell."""
+    named = named_by_torch(message) or first_import(path)
     if named is None:
-        return f"{path} is damaged or no checkpoint: it is not a pickle of tensors; download it again"
-    return (
-        f"{path} holds more than tensors ({named[1]}), which could run code when read, so it was not read; "
-        "save its state_dict alone, best as .safetensors"
+        return None
+    return CheckpointError(
+        f"{path} holds more than tensors ({named}), which could run code when read, so it was not read; {ALLOWED}: "
+        "save its state_dict alone"
     )

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from trainer.errors import RunError
 from trainer.files import write_atomic
+from trainer.pickled_code import first_import, named_by_torch
 
 FOLDER = "checkpoints"
 IDENTITY = "edge_training"
@@ -60,14 +61,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as exc:
-        reason = str(exc).partition("\n")[0].rstrip(".") or type(exc).__name__
-        raise RunError(
-            f"checkpoint {path} is damaged or no checkpoint ({reason}); remove it, and --resume goes on from "
-            f"{_before(path)}"
-        ) from exc
+        raise RunError(f"checkpoint {path} is {_fault(path, exc)}; remove it, and {_before(path)}") from exc
     if not isinstance(checkpoint, dict) or IDENTITY not in checkpoint:
-        raise RunError(f"{path} is no checkpoint of edge-train; remove it, and --resume goes on from {_before(path)}")
+        raise RunError(f"{path} is no checkpoint of edge-train; remove it, and {_before(path)}")
     return checkpoint
+
+
+def _fault(path: Path, exc: Exception) -> str:
+    named = named_by_torch(str(exc)) if isinstance(exc, pickle.UnpicklingError) else None
+    if named is None and path.is_file():
+        named = first_import(path)
+    if named is not None:
+        return f"refused (it would import {named}, which could run code, so it was not read)"
+    reason = str(exc).partition("\n")[0].rstrip(".") or type(exc).__name__
+    return f"damaged or no checkpoint ({reason})"
 
 
 def _check_sums(path: Path) -> None:
@@ -79,7 +86,7 @@ def _check_sums(path: Path) -> None:
 
 def _before(path: Path) -> str:
     earlier = [other for other in path.parent.glob("epoch-*.ckpt") if other.name < path.name]
-    return max(earlier).name if earlier else "the start"
+    return f"--resume goes on from {max(earlier).name if earlier else 'the start'}"
 
 
 def network_weights(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

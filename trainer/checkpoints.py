@@ -59,7 +59,7 @@ def import_network(
         CheckpointError: The file cannot be read, or is not this network's.
     """
     raw = read_tensors(path)
-    if "pixel_mean" in raw:
+    if any(name.removeprefix("network.") == "pixel_mean" for name in raw):  # of a run's weights, or a checkpoint
         raise CheckpointError(f"{path} holds weights of this project; use its run folder, or fit with --set init=RUN")
     origin = find_origin(raw, model_name)
     tensors = origin.rename(raw)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from trainer.errors import RunError
@@ -15,8 +14,9 @@ from trainer.fit import fit
 from trainer.folds import fold_numbers, split_for_fold
 from trainer.manifest import read_manifest
 from trainer.metrics import measure
+from trainer.out_of_fold import OUT_OF_FOLD_AT, concatenated, cross_fitted, thresholds_by_fold
 from trainer.plan import FitOptions
-from trainer.predictions import Predictions, read_predictions, write_predictions
+from trainer.predictions import read_predictions, write_predictions
 from trainer.runs import CROSSVAL_NAME, PREDICTIONS_NAME, RUN_NAME, SCHEMA, Run, describe_result
 
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "f1", "kappa")
@@ -43,7 +43,7 @@ def cross_validate(options: FitOptions) -> dict[str, Any]:
         runs.append(fit(dataclasses.replace(options, fold=number, out=options.out / f"fold-{number}")))
         if rank_zero_only.rank == 0:
             _say(describe_result(runs[-1]))
-    return _summarise(options.out, runs) if rank_zero_only.rank == 0 else {}
+    return _summarise(options.out, runs, options.threshold_rule) if rank_zero_only.rank == 0 else {}
 
 
 def _check_folder(options: FitOptions) -> None:
@@ -53,18 +53,23 @@ def _check_folder(options: FitOptions) -> None:
         raise RunError(f"{options.out} is not empty; add --resume to go on with it, or give another --out")
 
 
-def _summarise(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
+def _summarise(folder: Path, runs: Sequence[Run], rule: str) -> dict[str, Any]:
     """Write the out-of-fold predictions and what the folds came to."""
     best = max(runs, key=lambda run: (run.validation["auc"], -run.validation["brier"]))
-    together = concatenated([read_predictions(run.path / PREDICTIONS_NAME) for run in runs])
+    together = cross_fitted(concatenated([read_predictions(run.path / PREDICTIONS_NAME) for run in runs]), rule)
     write_predictions(folder / PREDICTIONS_NAME, together)
+    cuts = together.cut(best.threshold)
     summary = {
         "schema": SCHEMA,
         "best": best.path.name,
         "chosen_by": "highest AUC on its validation videos; of equals the lowest Brier score",
         "folds": [_fold_entry(run) for run in runs],
         "mean": {name: _spread([run.validation[name] for run in runs]) for name in FIGURES},
-        "out_of_fold": measure(together.labels, together.probabilities, best.threshold),
+        "mean_at": "each fold's own threshold, chosen on the same videos: optimistic",
+        "threshold_rule": rule,
+        "out_of_fold": measure(together.labels, together.probabilities, cuts),
+        "out_of_fold_thresholds": thresholds_by_fold(together),
+        "out_of_fold_at": OUT_OF_FOLD_AT,
         "wall_s": sum(run.wall_s for run in runs),
     }
     write_json(folder / CROSSVAL_NAME, summary)
@@ -90,22 +95,6 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
         "mean": statistics.fmean(given) if given else None,
         "sd": statistics.stdev(given) if len(given) > 1 else None,
     }
-
-
-def concatenated(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of all folds as one table; all have the same columns."""
-    return Predictions(
-        ids=_joined([part.ids for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        patient_ids=_joined([part.patient_ids or () for part in parts]),
-        folds=_joined([part.folds or () for part in parts]),
-        covariates={name: _joined([part.covariates[name] for part in parts]) for name in parts[0].covariates},
-    )
-
-
-def _joined(parts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(value for part in parts for value in part)
 
 
 def _say(text: str) -> None:

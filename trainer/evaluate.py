@@ -5,23 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.commandline import NOTICE
-from edge.errors import ConfigError
 from trainer import plots, roc
 from trainer.calibration import reliability
 from trainer.decision import decision_curve
+from trainer.evaluation_folder import METRICS_NAME, PREDICTIONS_NAME, READERS_NAME
 from trainer.files import write_json
 from trainer.metrics import Metrics, by_patient, measure, plain
 from trainer.plots import ReaderPoint, Series
 from trainer.predictions import Predictions, Reader, write_predictions, write_table
 from trainer.readers import measure_readers
 from trainer.statistics import CONFIDENCE
-from trainer.subgroups import measure_subgroups, table_one
-
-METRICS_NAME = "metrics.json"
-PREDICTIONS_NAME = "predictions.csv"
-READERS_NAME = "readers.csv"
-TRAINING_NAME = "training.csv"
-"""The run's metrics.csv, so that a report needs no run."""
+from trainer.subgroups import measure_subgroups
+from trainer.table_one import table_one
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,34 +42,18 @@ def evaluate(
     Args:
         predictions: Videos of both classes.
         setup: The operating point and what is told with the figures.
-        out: The folder, made where it is missing; files of the same names are replaced.
+        out: The folder, of `trainer.evaluation_folder.new_evaluation`.
         readers: Humans who read the same videos.
         more: Further parts of metrics.json.
-
-    Raises:
-        ConfigError: The folder cannot be made.
     """
-    make_folder(out)
     metrics = {**measure_all(predictions, setup, readers), **(more or {})}
     write_predictions(out / PREDICTIONS_NAME, predictions)
     write_tables(out, predictions, metrics)
     if readers:
         _write_readers(out / READERS_NAME, predictions, readers)
     draw_all(out, predictions, setup, metrics["readers"])
-    write_json(out / METRICS_NAME, metrics)  # last: where it stands, all of it stands
+    write_json(out / METRICS_NAME, metrics)
     return metrics
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder that is written to.
-
-    Raises:
-        ConfigError: It cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"--out {out} cannot be made ({exc.strerror}); choose a folder that you may write") from exc
 
 
 def measure_all(predictions: Predictions, setup: Setup, readers: Sequence[Reader] = ()) -> Metrics:
@@ -82,13 +61,14 @@ def measure_all(predictions: Predictions, setup: Setup, readers: Sequence[Reader
     patients = by_patient(predictions)
     by_patient_values = None
     if isinstance(patients, Predictions):
-        by_patient_values = measure(patients.labels, patients.probabilities, setup.threshold, setup.interval)
+        cut = patients.cut(setup.threshold)
+        by_patient_values = measure(patients.labels, patients.probabilities, cut, setup.interval)
     return {
         "schema": 1,
         "notice": NOTICE,
         "name": setup.name,
         "level": "video",
-        **measure(predictions.labels, predictions.probabilities, setup.threshold, setup.interval),
+        **measure(predictions.labels, predictions.probabilities, predictions.cut(setup.threshold), setup.interval),
         "confidence": CONFIDENCE,
         "interval": setup.interval,
         "patient_level": by_patient_values,
@@ -106,7 +86,7 @@ def measure_all(predictions: Predictions, setup: Setup, readers: Sequence[Reader
 
 def series_of(name: str, predictions: Predictions, threshold: float) -> Series:
     """Return what is drawn of predictions."""
-    return Series(name, predictions.labels, predictions.probabilities, threshold)
+    return Series(name, predictions.labels, predictions.probabilities, predictions.cut(threshold))
 
 
 def reader_points(readers: Sequence[Metrics]) -> list[ReaderPoint]:
@@ -140,7 +120,7 @@ def write_tables(out: Path, predictions: Predictions, metrics: Metrics) -> None:
     write_table(out / "decision.csv", ("threshold", "net_benefit", "net_benefit_all"), rows)
     write_records(out / "calibration.csv", metrics["calibration"])
     write_records(out / "subgroups.csv", [_flat(row) for row in metrics["subgroups"]])
-    write_records(out / "table1.csv", table_one(predictions))
+    write_records(out / "table1.csv", table_one(predictions).records())
 
 
 def write_records(path: Path, records: Sequence[Metrics]) -> None:

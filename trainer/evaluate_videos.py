@@ -13,12 +13,20 @@ from edge.commandline import print_line
 from edge.errors import ConfigError
 from trainer.cases import write_cases
 from trainer.clips import ClipStore, VideoFrames, default_cache_dir
-from trainer.evaluate import TRAINING_NAME, Setup, evaluate, make_folder, write_records
-from trainer.evidence import MASK_COLUMN, Masks, read_masks, summarise_hits
+from trainer.evaluate import Setup, evaluate, write_records
+from trainer.evaluation_folder import (
+    KEYFRAMES_NAME,
+    TRAINING_NAME,
+    WINDOWS_NAME,
+    check_folder,
+    make_folder,
+    new_evaluation,
+)
+from trainer.evidence import MASK_COLUMN, Masks, check_masks, read_masks, summarise_hits
 from trainer.files import write_atomic
 from trainer.manifest import Manifest, read_manifest
 from trainer.metrics import Metrics
-from trainer.predictions import Predictions, read_readers, write_table
+from trainer.predictions import Predictions, Reader, read_readers, write_table
 from trainer.predictors import Card, Predictor, open_predictor
 from trainer.selection import Selection, select_videos
 from trainer.summary import print_summary
@@ -30,17 +38,25 @@ _NUM_NAMED = 3
 
 def evaluate_videos(options: argparse.Namespace) -> int:
     """Run `edge-train evaluate BUNDLE|RUN MANIFEST`."""
+    inputs = (options.manifest, options.readers)
+    check_folder(options.out, inputs)
     with contextlib.closing(open_predictor(options.model, options.backend, options.device)) as predictor:
         card = predictor.card
         manifest = read_manifest(options.manifest, card.classes)
-        selection = select_videos(manifest, card, options.split)
+        store = _open_store(card, options.cache)
+        selection = select_videos(manifest, card, options.split, store.content)
         _check_classes(selection, card, manifest.path)
         make_folder(options.out)
-        store = _open_store(card, options.cache)
         videos, left_out = _usable(store, selection)
         _check_classes(Selection(videos, selection.description), card, manifest.path)
+        readers = read_readers(options.readers, [video.id for video in videos]) if options.readers else []
+        for video in videos:
+            if (path := mask_path(video, manifest)) is not None:
+                check_masks(path, store.get(video))
         results = predict_all(predictor, store, videos, options.aggregate, manifest)
-    metrics = _write(options, card, manifest, results, {**_data_of(manifest, selection), "left_out": left_out})
+    data = {**_data_of(manifest, selection), "left_out": left_out}
+    with new_evaluation(options.out, inputs) as folder:
+        metrics = _write(folder, options, card, manifest, results, readers, data)
     print_summary(metrics, options.out)
     return 0
 
@@ -51,20 +67,30 @@ def predict_all(
     """Run every window of every video, with progress."""
 
     def masks_of(video: Video, frames: VideoFrames) -> Masks | None:
-        name = video.covariates.get(MASK_COLUMN)
-        return read_masks(manifest.path.parent / name, frames) if name else None
+        path = mask_path(video, manifest)
+        return None if path is None else read_masks(path, frames)
 
     console = Console(stderr=True)
     shown = track(videos, "predicting", console=console, transient=True, disable=not console.is_terminal)
     return [predict_video(predictor, video, store.get(video), aggregate, masks_of) for video in shown]
 
 
+def mask_path(video: Video, manifest: Manifest) -> Path | None:
+    """Return where the expert's masks of a video are; None where the manifest names none."""
+    name = video.covariates.get(MASK_COLUMN)
+    return manifest.path.parent / name if name else None
+
+
 def _write(
-    options: argparse.Namespace, card: Card, manifest: Manifest, results: list[VideoResult], data: Metrics
+    out: Path,
+    options: argparse.Namespace,
+    card: Card,
+    manifest: Manifest,
+    results: list[VideoResult],
+    readers: Sequence[Reader],
+    data: Metrics,
 ) -> Metrics:
-    out: Path = options.out
     predictions = predictions_of(results, manifest)
-    readers = read_readers(options.readers, predictions) if options.readers else []
     setup = Setup(
         name=card.name,
         threshold=card.threshold,
@@ -74,8 +100,8 @@ def _write(
     )
     positive_label = len(manifest.classes) - 1
     hits = [result.hits for result in results if result.hits is not None and result.video.label == positive_label]
-    write_table(out / "windows.csv", WINDOW_COLUMNS, window_rows(results))
-    write_records(out / "keyframes.csv", keyframe_records(results))
+    write_table(out / WINDOWS_NAME, WINDOW_COLUMNS, window_rows(results))
+    write_records(out / KEYFRAMES_NAME, keyframe_records(results))
     if card.history is not None and card.history.is_file():
         write_atomic(out / TRAINING_NAME, card.history.read_bytes())
     more = {
@@ -132,4 +158,9 @@ def _check_classes(selection: Selection, card: Card, path: Path) -> None:
 
 
 def _data_of(manifest: Manifest, selection: Selection) -> Metrics:
-    return {"name": manifest.path.name, "sha256": manifest.sha256, "selection": selection.description}
+    return {
+        "name": manifest.path.name,
+        "sha256": manifest.sha256,
+        "selection": selection.description,
+        "seen_in_training": dict(selection.seen),
+    }

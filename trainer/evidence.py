@@ -1,9 +1,10 @@
 """Where a video's evidence lies: the keyframe of its strongest window, and whether it is inside the expert's mask."""
 
+import contextlib
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,18 +59,40 @@ def read_masks(path: Path, video: VideoFrames) -> Masks:
     Raises:
         ConfigError: The file cannot be read, or does not fit the video.
     """
+    with _mask_errors(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        masks = arrays["masks"].astype(bool)
+    _check_shape(path, masks.shape, video)
+    return masks
+
+
+def check_masks(path: Path, video: VideoFrames) -> None:
+    """Look at the head of a file of masks, before hours are spent on what is to be compared with it.
+
+    Raises:
+        ConfigError: As `read_masks`, but for damage further on in the file.
+    """
+    with _mask_errors(path), zipfile.ZipFile(path) as archive, archive.open("masks.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, _ = read_head(stream)
+    _check_shape(path, shape, video)
+
+
+@contextlib.contextmanager
+def _mask_errors(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            masks = arrays["masks"].astype(bool)
+        yield
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ConfigError(f"mask {path} is no .npz with an array `masks` ({exc}); mend it or empty its field") from exc
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], video: VideoFrames) -> None:
     width, height = video.size_wh
-    if masks.shape != (video.num_source_frames, height, width):
+    if shape != (video.num_source_frames, height, width):
         raise ConfigError(
-            f"mask {path} has the shape {masks.shape}; the video has {video.num_source_frames} frames of "
+            f"mask {path} has the shape {shape}; the video has {video.num_source_frames} frames of "
             f"{width}x{height} pixels: (frames, height, width) must be equal"
         )
-    return masks
 
 
 def is_hit(peak: Peak, masks: Masks) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,13 @@ _LOST_WORKER = ("DataLoader worker",)
 
 
 @contextlib.contextmanager
-def explained(run_folder: Path, recipe: Recipe) -> Iterator[None]:
+def explained(run_folder: Path, recipe: Recipe, was_asked: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Turn what stops a training into a `TrainingError` that also says what was kept.
+
+    Args:
+        run_folder: Where the checkpoints are.
+        recipe: Of the training.
+        was_asked: Whether the training was told to end, of which the loss of a loading process may be the first sign.
 
     Raises:
         TrainingError: Out of memory, a lost worker, a loss that is no number, a disk that cannot be written, Ctrl-C.
@@ -37,7 +42,8 @@ def explained(run_folder: Path, recipe: Recipe) -> Iterator[None]:
     except OSError as exc:
         raise TrainingError(f"{unwritable(Path(exc.filename or run_folder), exc)}; {_kept(run_folder)}") from exc
     except (RuntimeError, MemoryError) as exc:
-        if (reason := why_stopped(exc, recipe)) is None:
+        reason = "training was stopped" if was_asked() else why_stopped(exc, recipe)
+        if reason is None:
             raise
         raise TrainingError(f"{reason}; {_kept(run_folder)}") from exc
 
@@ -70,7 +76,7 @@ def configuration_errors() -> Iterator[None]:
     """Turn Lightning's complaints about devices and precision into a `ConfigError`."""
     try:
         yield
-    except (MisconfigurationException, ValueError, RuntimeError) as exc:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as exc:
         if isinstance(exc, ConfigError):
             raise
         reason = " ".join(str(exc).split())

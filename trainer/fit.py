@@ -26,7 +26,7 @@ def fit(options: FitOptions) -> Run:
         if plan.start.is_finished:
             return load_run(options.out)
         trainer = fit_trainer(plan, options)
-        with explained(plan.run.path, plan.recipe):
+        with explained(plan.run.path, plan.recipe, lambda: trainer is not None and trainer.received_sigterm):
             if rank_zero_only.rank == 0:
                 write_run(plan.run)
             if trainer is not None:

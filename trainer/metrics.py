@@ -19,6 +19,7 @@ Metrics = dict[str, Any]
 FILE_NAME = "metrics.json"
 
 _REASONS = {
+    "threshold": "each video has its own, by its fold; predictions.csv holds them",
     "sensitivity": "no positive video",
     "specificity": "no negative video",
     "ppv": "no video was called positive",
@@ -37,7 +38,7 @@ _FULLY_SEPARATED = (
 def measure(
     labels: Labels,
     probabilities: npt.NDArray[np.float64],
-    threshold: float,
+    threshold: float | npt.NDArray[np.float64],
     interval: str = DEFAULT_INTERVAL,
 ) -> Metrics:
     """Return all figures of one model on one set of videos.
@@ -45,14 +46,14 @@ def measure(
     Args:
         labels: (n,) 0 or 1.
         probabilities: (n,) in 0..1; a video is positive at or above the threshold.
-        threshold: Operating point.
+        threshold: Operating point; or (n,) each video's own, then `threshold` is None among the figures.
         interval: A name of `trainer.statistics.INTERVALS`.
     """
     values = measure_calls(labels, (probabilities >= threshold).astype(np.int64), interval)
     values.update(measure_scores(labels, probabilities))
     values["brier"] = roc.brier_score(labels, probabilities)
     values["ece"] = expected_calibration_error(reliability(labels, probabilities))
-    return explained({"threshold": float(threshold), **values})
+    return explained({"threshold": math.nan if isinstance(threshold, np.ndarray) else float(threshold), **values})
 
 
 def measure_calls(labels: Labels, calls: Labels, interval: str = DEFAULT_INTERVAL) -> Metrics:
@@ -127,6 +128,9 @@ def by_patient(predictions: Predictions) -> Predictions | str:
     mixed = [patient for patient, own in places.items() if len({int(label) for label in predictions.labels[own]}) > 1]
     if mixed:
         return f"{len(mixed)} patients have videos of both classes, such as {mixed[0]}"
+    cuts = predictions.thresholds
+    if cuts is not None and any(len(set(cuts[own].tolist())) > 1 for own in places.values()):
+        return "a patient's videos have different thresholds"
     logits = binary_logits(predictions.probabilities)
     first = predictions.at(own[0] for own in places.values())
     pooled = [probabilities_of(aggregate_logits(logits[own]))[1] for own in places.values()]

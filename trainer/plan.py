@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from edge.commandline import print_line
+from edge.errors import ConfigError
 from trainer.calibration import DEFAULT_RULE, parse_rule
 from trainer.clips import ClipStore, VideoFrames, default_cache_dir
 from trainer.errors import RunError
@@ -19,10 +20,14 @@ from trainer.models import MODELS
 from trainer.recipe import Recipe, make_recipe
 from trainer.resume import Start, find_start
 from trainer.runs import Run, build_network, load_run
+from trainer.seen import Seen, digest_of
 from trainer.surroundings import default_precision, hardware, versions
 from trainer.video import Video
 
 Decoded = tuple[Video, VideoFrames]
+
+MAX_SEED = 2**32 - 1
+"""The largest that all libraries take."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,8 @@ def make_plan(options: FitOptions) -> Plan:
         ConfigError: Wrong options, manifest, folds, recipe, run folder or start weights.
     """
     parse_rule(options.threshold_rule)
+    if not 0 <= options.seed <= MAX_SEED:
+        raise ConfigError(f"--seed is {options.seed}; a whole number from 0 to {MAX_SEED} is needed")
     recipe = make_recipe(options.preset, options.settings, is_static=MODELS[options.model].is_static)
     manifest = read_manifest(options.manifest)
     split = split_for_fold(manifest, options.fold, options.num_folds, options.seed, options.by)
@@ -86,7 +93,25 @@ def make_plan(options: FitOptions) -> Plan:
     validation = tuple((video, store.get(video)) for video in split.validation if video.id not in left_out)
     _check_classes(manifest, train, "training", set(range(len(manifest.classes))))
     _check_classes(manifest, validation, "validation", {len(manifest.classes) - 1})
-    return Plan(dataclasses.replace(run, left_out=left_out), recipe, start, network, train, validation)
+    run = dataclasses.replace(run, left_out=left_out, video_digests=_seen(recipe, store, train, validation).as_json())
+    return Plan(run, recipe, start, network, train, validation)
+
+
+def _seen(recipe: Recipe, store: ClipStore, train: Sequence[Decoded], validation: Sequence[Decoded]) -> Seen:
+    """Return what the network will have seen, here and in the run that it starts from; warn where that spoils both."""
+    own = Seen.of_videos((video for video, _ in train), (video for video, _ in validation), store.content)
+    start = Seen() if recipe.init is None else Seen.of_json(load_run(recipe.init).video_digests)
+    known = {"training": own.train, f"the training of {recipe.init}": start.train}
+    for whose, digests in known.items():
+        names = [video.id for video, _ in validation if digest_of(store.content(video)) in digests]
+        if names and rank_zero_only.rank == 0:
+            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            print_line(
+                "warning",
+                f"{len(names)} validation videos are files of {whose} too: {', '.join(names[:MAX_NAMED])}{more}; the "
+                "validation, and all that is chosen by it, will flatter",
+            )
+    return own | start
 
 
 def _describe(options: FitOptions, manifest: Manifest, recipe: Recipe, split: Split) -> Run:
@@ -115,11 +140,31 @@ def _store(options: FitOptions, recipe: Recipe) -> ClipStore:
 
 
 def _make_network(run: Run, recipe: Recipe) -> nn.Module:
+    _check_step(run, recipe)
     torch.manual_seed(run.seed)
     network = build_network(run)
     if recipe.init is not None:
         _start_from(network, Path(recipe.init))
     return network
+
+
+def _check_step(run: Run, recipe: Recipe) -> None:
+    """Take a training step with shapes in place of numbers: what does not fit shows before the videos are decoded.
+
+    Raises:
+        RunError: The network cannot work on clips, or learn from batches, of this size.
+    """
+    clip = (run.num_frames, recipe.channels, recipe.crop, recipe.crop)
+    with torch.device("meta"):
+        network = build_network(run).train()
+        try:
+            network.training_logits(torch.empty(recipe.batch_size, *clip))
+        except (RuntimeError, ValueError) as exc:
+            shape = " x ".join(map(str, clip))
+            raise RunError(
+                f"{run.model} cannot learn from batches of {recipe.batch_size} clips of {shape} "
+                f"({str(exc).splitlines()[0].rstrip('.')}); choose a larger crop (and resize) or batch_size"
+            ) from exc
 
 
 def _options_of_start(recipe: Recipe) -> dict[str, Any]:
@@ -155,6 +200,8 @@ def _tell_left_out(left_out: dict[str, str]) -> None:
 def _check_classes(manifest: Manifest, videos: Sequence[Decoded], what: str, needed: set[int]) -> None:
     """Refuse videos that lack a needed class, or are all of one."""
     labels = {video.label for video, _ in videos}
+    if not videos:
+        raise ManifestError(f"{manifest.path}: no {what} video can be used; mend the files that are left out")
     if len(labels) < 2 or not needed <= labels:
         there = ", ".join(manifest.classes[label] for label in sorted(labels)) or "none"
         raise ManifestError(

@@ -53,7 +53,8 @@ class Series:
     """(n,) 0 or 1."""
     probabilities: npt.NDArray[np.float64]
     """(n,) in 0..1."""
-    threshold: float
+    threshold: float | npt.NDArray[np.float64]
+    """One, or (n,) each video's own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

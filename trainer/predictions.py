@@ -16,7 +16,7 @@ from trainer.files import write_atomic
 
 REQUIRED = ("id", "label", "probability")
 READER_COLUMNS = ("reader", "id", "call")
-_KNOWN = (*REQUIRED, "path", "patient_id", "fold", "split", "roi", "keyframe")
+_KNOWN = (*REQUIRED, "path", "patient_id", "fold", "threshold", "split", "roi", "keyframe")
 """Columns that say nothing about the patient; every other one is a covariate."""
 
 Row = dict[str, str]
@@ -34,11 +34,17 @@ class Predictions:
     patient_ids: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     folds: tuple[str, ...] | None = None
+    thresholds: npt.NDArray[np.float64] | None = None
+    """(n,) in 0..1: each video's own operating point, as in cross-validation; None where all share the model's."""
     covariates: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Column to values as they stand in the file; an empty one is missing."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def cut(self, threshold: float) -> float | npt.NDArray[np.float64]:
+        """Return each video's own operating point, or the one of all where they have none."""
+        return threshold if self.thresholds is None else self.thresholds
 
     def at(self, places: Iterable[int]) -> "Predictions":
         """Return the videos at these places."""
@@ -54,6 +60,7 @@ class Predictions:
             patient_ids=take(self.patient_ids),
             paths=take(self.paths),
             folds=take(self.folds),
+            thresholds=None if self.thresholds is None else self.thresholds[chosen],
             covariates={name: take(values) or () for name, values in self.covariates.items()},
         )
 
@@ -79,7 +86,9 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     """
     rows = _read_rows(Path(path), REQUIRED)
     labels = [_binary(path, line, row, "label") for line, row in rows]
-    probabilities = [_probability(path, line, row) for line, row in rows]
+    probabilities = [_fraction(path, line, row, "probability") for line, row in rows]
+    has_thresholds = "threshold" in rows[0][1]
+    thresholds = [_fraction(path, line, row, "threshold") for line, row in rows] if has_thresholds else None
     _refuse_repeated(path, ((line, row["id"]) for line, row in rows))
     if len(set(labels)) < 2:
         raise ConfigError(
@@ -93,6 +102,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
         patient_ids=_patients(path, columns.get("patient_id")),
         paths=columns.get("path"),
         folds=columns.get("fold"),
+        thresholds=None if thresholds is None else np.array(thresholds, np.float64),
         covariates={name: values for name, values in columns.items() if name not in _KNOWN},
     )
 
@@ -103,15 +113,20 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         "path": predictions.paths,
         "patient_id": predictions.patient_ids,
         "fold": predictions.folds,
+        "threshold": None if predictions.thresholds is None else _texts(predictions.thresholds),
         **predictions.covariates,
     }
     columns = {
         "id": predictions.ids,
         "label": predictions.labels.tolist(),
-        "probability": [repr(float(value)) for value in predictions.probabilities],
+        "probability": _texts(predictions.probabilities),
         **{name: values for name, values in optional.items() if values is not None},
     }
     write_table(path, list(columns), zip(*columns.values(), strict=True))
+
+
+def _texts(values: npt.NDArray[np.float64]) -> list[str]:
+    return [repr(float(value)) for value in values]
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
@@ -123,20 +138,25 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[obje
     write_atomic(path, text.getvalue().encode())
 
 
-def read_readers(path: str | os.PathLike[str], predictions: Predictions) -> list[Reader]:
+def read_readers(path: str | os.PathLike[str], ids: Sequence[str]) -> list[Reader]:
     """Read and check a readers CSV: readers in the order in which they come.
 
+    Args:
+        path: The file.
+        ids: Of the videos that a network is measured on, in the order of its predictions.
+
     Raises:
-        ConfigError: The file, a column or a value cannot be used, or an id is not among the predictions.
+        ConfigError: The file, a column or a value cannot be used, or an id is not one of the videos.
     """
     rows = _read_rows(Path(path), READER_COLUMNS)
     _refuse_repeated(path, ((line, f"{row['id']} of reader {row['reader']}") for line, row in rows))
-    places = {id_: place for place, id_ in enumerate(predictions.ids)}
+    places = {id_: place for place, id_ in enumerate(ids)}
     by_reader: dict[str, list[tuple[int, Row]]] = {}
     for line, row in rows:
         if row["id"] not in places:
             raise ConfigError(
-                f"{path} line {line}: id {row['id']!r} is not in the predictions; mend or remove the line"
+                f"{path} line {line}: id {row['id']!r} is not in the predictions, the first of which is {ids[0]!r}; "
+                "mend or remove the line"
             )
         by_reader.setdefault(row["reader"], []).append((line, row))
     return [
@@ -182,10 +202,10 @@ def _binary(path: object, line: int, row: Row, column: str) -> int:
     return int(value)
 
 
-def _probability(path: object, line: int, row: Row) -> float:
-    value = _number(row["probability"])
+def _fraction(path: object, line: int, row: Row, column: str) -> float:
+    value = _number(row[column])
     if not 0 <= value <= 1:
-        raise ConfigError(f"{path} line {line}: probability is {row['probability']!r}; a number in 0..1 is needed")
+        raise ConfigError(f"{path} line {line}: {column} is {row[column]!r}; a number in 0..1 is needed")
     return value
 
 

@@ -16,6 +16,7 @@ from trainer.aggregate import logits_of
 from trainer.clips import VideoFrames
 from trainer.decode import ClipSpec
 from trainer.runs import CROSSVAL_NAME, METRICS_NAME, RUN_NAME, WEIGHTS_NAME, Run, load_run
+from trainer.seen import Seen
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +45,8 @@ class Card:
     """Of the manifest that it was trained on, where that is known."""
     split: Mapping[str, list[str]]
     """Ids of that manifest's videos under `train`, `validation` and `test`; empty where it is not known."""
+    seen: Seen = dataclasses.field(default_factory=Seen)
+    """Digests of the videos of its training; none where it was trained before they were kept, or by others."""
     history: Path | None = None
     """The training's metrics.csv."""
 
@@ -174,13 +177,14 @@ def _card_of_run(run: Run) -> Card:
         about=about_run(run),
         manifest_sha256=run.manifest.get("sha256"),
         split=run.split,
+        seen=Seen.of_json(run.video_digests),
         history=run.path / METRICS_NAME,
     )
 
 
 _TOLD = (
     *("recipe", "seed", "fold", "temperature", "versions", "hardware", "wall_time_s", "data", "num_videos"),
-    *("model_options", "validation", "state"),
+    *("model_options", "validation", "state", "video_digests"),
 )
 """What the export writes of a training and the card tells by itself; other bundles may say anything."""
 
@@ -214,6 +218,7 @@ def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
         about=about,
         manifest_sha256=data.get("sha256"),
         split={},  # a bundle names no videos: it travels
+        seen=Seen.of_json(training.get("video_digests")),
     )
 
 

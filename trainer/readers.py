@@ -22,11 +22,12 @@ def measure_readers(predictions: Predictions, readers: list[Reader], threshold: 
 
 
 def _measure_reader(predictions: Predictions, reader: Reader, threshold: float, interval: str) -> Metrics:
-    labels, probabilities = predictions.labels[reader.places], predictions.probabilities[reader.places]
+    read = predictions.at(reader.places)
+    labels, probabilities, cut = read.labels, read.probabilities, read.cut(threshold)
     scores = reader.calls.astype(np.float64) if reader.scores is None else reader.scores
     values = measure_calls(labels, reader.calls, interval)
     values.update(measure_scores(labels, scores))
-    network_calls = (probabilities >= threshold).astype(np.int64)
+    network_calls = (probabilities >= cut).astype(np.int64)
     own = explained(values)
     own["reasons"].update(dict.fromkeys(_ONLY_OF_PROBABILITIES, "a reader gives calls, not probabilities"))
     return {
@@ -39,7 +40,7 @@ def _measure_reader(predictions: Predictions, reader: Reader, threshold: float, 
         "mcnemar_specificity": as_record(_mcnemar_of(0, labels, reader.calls, network_calls)),
         "delong": as_record(roc.compare_paired(labels, scores, probabilities)),
         "agreement_kappa": explained(_agreement(network_calls, reader.calls)),
-        "network": measure(labels, probabilities, threshold, interval),
+        "network": measure(labels, probabilities, cut, interval),
     }
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from edge import __version__
 from edge.commandline import NOTICE
-from trainer.evaluate import make_folder
+from trainer.evaluation_folder import make_folder
 from trainer.files import write_atomic
 from trainer.report_entries import Contents, Entry, load_contents
 from trainer.report_sections import Section, TrainingSection, Writer, between_of, section_of, training_of

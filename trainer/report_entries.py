@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError
-from trainer.evaluate import METRICS_NAME, PREDICTIONS_NAME, TRAINING_NAME, Setup, measure_all
+from trainer.evaluate import Setup, measure_all
+from trainer.evaluation_folder import METRICS_NAME, PREDICTIONS_NAME, TRAINING_NAME
 from trainer.metrics import Metrics
+from trainer.out_of_fold import out_of_fold_predictions
 from trainer.predictions import Predictions, read_predictions
 from trainer.predictors import about_run
 from trainer.runs import CROSSVAL_NAME, RUN_NAME, load_run
@@ -18,7 +20,10 @@ from trainer.runs import METRICS_NAME as HISTORY_NAME
 from trainer.statistics import DEFAULT_INTERVAL
 
 _VALIDATION = "validation videos, on which the weights and the threshold were chosen: not a test"
-_OUT_OF_FOLD = "every video by the network of the fold that left it out; weights and thresholds were chosen on it"
+_OUT_OF_FOLD = (
+    "every video by the network of the fold that left it out, at a threshold chosen on the other folds' videos; the "
+    "epoch and the temperature of that network were chosen on it"
+)
 
 History = dict[str, list[float]]
 
@@ -149,7 +154,7 @@ def _load_run(path: Path) -> Contents:
     table = path / PREDICTIONS_NAME
     if not table.is_file():
         return Contents((), tuple(trainings))
-    predictions = read_predictions(table)
+    predictions = out_of_fold_predictions(path) if is_crossval else read_predictions(table)
     setup = Setup(
         name=name,
         threshold=run.threshold,

@@ -9,8 +9,8 @@ from trainer import roc
 from trainer.metrics import Metrics
 from trainer.predictions import Predictions
 from trainer.report_entries import Entry
-from trainer.subgroups import table_one
 from trainer.summary import NOTHING, PROPORTIONS, interval, number, p_value, percent, percent_with_interval, with_error
+from trainer.table_one import VIDEOS, TableOne, table_one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,26 +28,13 @@ _RATES = ("ACC %", "SEN %", "SPE %", "PPV %", "NPV %", "F1", "Kappa ± SE", "AUC
 
 def demographics(predictions: Predictions) -> ReportTable | None:
     """Return Table 1: patients by class, with tests; None where there is no covariate."""
-    persons, what = _one_per_patient(predictions), "videos"
-    if predictions.patient_ids is not None:
-        what = "patients"
-    rows = table_one(persons)
-    if not rows:
+    table = table_one(predictions)
+    if not table.rows:
         return None
-    num_positive = int(persons.labels.sum())
-    columns = (
-        "",
-        "",
-        f"all (n = {len(persons)})",
-        f"negative (n = {len(persons) - num_positive})",
-        f"positive (n = {num_positive})",
-        "missing",
-        "test",
-        "p",
-    )
+    columns = ("", "", *(_group(table, name) for name in ("all", "negative", "positive")), "missing", "test", "p")
     text = [
         (
-            row["covariate"] if row["test"] else "",
+            _name(table, row) if row["test"] else "",
             row["level"],
             row["all"],
             row["negative"],
@@ -56,23 +43,34 @@ def demographics(predictions: Predictions) -> ReportTable | None:
             row["test"],
             p_value(row["p_value"]) if row["test"] else "",
         )
-        for row in rows
+        for row in table.rows
     ]
+    return ReportTable(f"The {table.unit} by class, counted by {table.unit[:-1]}", columns, tuple(text), _note(table))
+
+
+def _group(table: TableOne, name: str) -> str:
+    return f"{name} (n = {table.sizes[table.unit][name]})"
+
+
+def _name(table: TableOne, row: Metrics) -> str:
+    return str(row["covariate"]) if row["unit"] == table.unit else f"{row['covariate']} (by {row['unit'][:-1]})"
+
+
+def _note(table: TableOne) -> str:
     note = (
-        f"The {what}, by class. Numbers: median (quartiles), Mann-Whitney U test. Levels: count (share), chi-square "
-        "test, or Fisher's exact test where an expected count is below 5 (Freeman and Halton's form, by random tables, "
-        "where there are more than two levels). Two-sided; not corrected for the number of tests."
+        f"Counted by {table.unit[:-1]}. Numbers: median (quartiles), Mann-Whitney U test. Levels: count (share), "
+        "chi-square test, or Fisher's exact test where an expected count is below 5 (Freeman and Halton's form, by "
+        "random tables, where there are more than two levels). Two-sided; not corrected for the number of tests."
     )
-    return ReportTable(f"The {what}", columns, tuple(text), note)
-
-
-def _one_per_patient(predictions: Predictions) -> Predictions:
-    if predictions.patient_ids is None:
-        return predictions
-    first: dict[str, int] = {}
-    for place, patient in enumerate(predictions.patient_ids):
-        first.setdefault(patient, place)
-    return predictions.at(first.values())
+    if table.by_video:
+        sizes = table.sizes[VIDEOS]
+        note += (
+            f" Not the same in all videos of a patient, so counted by video ({sizes['negative']} negative, "
+            f"{sizes['positive']} positive), which the tests take for independent: {', '.join(table.by_video)}."
+        )
+    if table.num_of_both_classes:
+        note += f" {table.num_of_both_classes} patients with videos of both classes are counted as positive."
+    return note
 
 
 def networks(entries: Sequence[Entry]) -> ReportTable:
@@ -86,13 +84,20 @@ def networks(entries: Sequence[Entry]) -> ReportTable:
         )
         for entry in entries
     ]
-    thresholds = ", ".join(f"{entry.name} {entry.metrics['threshold']:.4g}" for entry in entries)
+    thresholds = ", ".join(f"{entry.name} {_threshold(entry)}" for entry in entries)
     note = (
         "TP/P: right among the positive; TN/N: right among the negative. SE of kappa after Fleiss, Cohen and Everitt "
         f"1969. AUC with DeLong's interval; p: DeLong's paired test of the AUC against {entries[0].name}. "
         f"Thresholds: {thresholds}."
     )
     return ReportTable("Networks", ("Network", "TP/P", "TN/N", *_RATES, "p"), tuple(rows), note)
+
+
+def _threshold(entry: Entry) -> str:
+    cuts = entry.predictions.thresholds
+    if cuts is None:
+        return f"{entry.metrics['threshold']:.4g}"
+    return f"{cuts.min():.4g} to {cuts.max():.4g}, by fold: each chosen on the other folds' videos"
 
 
 def _label(entry: Entry) -> str:

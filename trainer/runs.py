@@ -55,6 +55,9 @@ class Run:
     fold: int | None = None
     split: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     """Ids of the videos under `train`, `validation` and `test`."""
+    video_digests: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Of the contents of the videos under `train` and `validation`, as `trainer.seen` says; also of earlier runs that
+    training started from."""
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Id to reason of the videos that could not be used."""
     threshold: float = 0.5
@@ -117,8 +120,15 @@ def load_weights(model: "nn.Module", path: Path, sha256: str | None = None) -> N
     try:
         model.load_state_dict(weights)
     except RuntimeError as exc:
-        first = str(exc).splitlines()[1].strip() if "\n" in str(exc) else str(exc)
-        raise RunError(f"{path} holds another network's weights ({first}); give the run's own --model") from exc
+        raise RunError(f"{path} holds another network's weights ({_misfit(exc)}); give the run's own --model") from exc
+
+
+def _misfit(exc: RuntimeError) -> str:
+    """Return the first difference of many that torch lists, and how long its first list is."""
+    lines = [line.strip() for line in str(exc).splitlines()]
+    first = lines[1] if len(lines) > 1 else lines[0]
+    named, *others = first.rstrip(".").split('", "')
+    return f'{named}" and {len(others)} more' if others else named
 
 
 def read_weights(path: Path) -> dict[str, "Tensor"]:
@@ -167,7 +177,12 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """
     folder = Path(path)
     if (folder / CROSSVAL_NAME).is_file():
-        folder = folder / _read_json(folder / CROSSVAL_NAME)["best"]
+        best = _read_json(folder / CROSSVAL_NAME).get("best")
+        if not isinstance(best, str):
+            raise RunError(
+                f"{folder / CROSSVAL_NAME} does not name the best fold; give the folder of a fold, or train again"
+            )
+        folder = folder / best
     if not (folder / RUN_NAME).is_file():
         raise RunError(
             f"{folder} is no run: it has no {RUN_NAME}; give the --out of edge-train fit, crossval or import"

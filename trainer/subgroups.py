@@ -1,4 +1,4 @@
-"""The same figures for parts of the videos, and Table 1: who the patients are."""
+"""The same figures for parts of the videos, by the columns that describe patients."""
 
 import dataclasses
 import math
@@ -6,9 +6,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from trainer.metrics import Metrics, measure, plain
+from trainer.metrics import Metrics, measure
 from trainer.predictions import Predictions
-from trainer.statistics import association_test, mann_whitney_test
 
 MAX_LEVELS = 8
 """A text column of more values names things, it does not group them."""
@@ -29,11 +28,11 @@ class Covariate:
 
     @property
     def levels(self) -> list[str]:
-        return sorted({text for text in self.texts if not _is_missing(text)})
+        return sorted({text for text in self.texts if not is_missing(text)})
 
     @property
     def num_missing(self) -> int:
-        return sum(_is_missing(text) for text in self.texts)
+        return sum(is_missing(text) for text in self.texts)
 
 
 def covariates_of(predictions: Predictions) -> list[Covariate]:
@@ -52,70 +51,28 @@ def measure_subgroups(predictions: Predictions, threshold: float, interval: str)
     """Return the figures of every level of every covariate; numbers are cut at the median."""
     tables = []
     for covariate in covariates_of(predictions):
-        for level, chosen in _masks(covariate).items():
+        for level, chosen in masks_of(covariate).items():
             if chosen.any():
                 part = predictions.at(np.flatnonzero(chosen))
-                values = measure(part.labels, part.probabilities, threshold, interval)
+                values = measure(part.labels, part.probabilities, part.cut(threshold), interval)
                 tables.append({"covariate": covariate.name, "level": level, **values})
     return tables
 
 
-def table_one(predictions: Predictions) -> list[Metrics]:
-    """Return a row a covariate (and a level of it), negative against positive, with a test.
-
-    Numbers: median (quartiles) and Mann-Whitney U. Levels: count (share) and chi-square, or Fisher's exact test
-    where an expected count is below 5. Missing values are left out, and counted.
-    """
-    rows: list[Metrics] = []
-    groups = {"all": np.ones(len(predictions), bool), "negative": predictions.labels == 0}
-    groups["positive"] = ~groups["negative"]
-    for covariate in covariates_of(predictions):
-        rows += _numeric_rows(covariate, groups) if covariate.numbers is not None else _level_rows(covariate, groups)
-    return rows
-
-
-def _numeric_rows(covariate: Covariate, groups: Masks) -> list[Metrics]:
-    numbers = covariate.numbers
-    assert numbers is not None
-    parts = {name: numbers[chosen & ~np.isnan(numbers)] for name, chosen in groups.items()}
-    test = mann_whitney_test(parts["negative"], parts["positive"])
-    return [
-        {
-            "covariate": covariate.name,
-            "level": "median (quartiles)",
-            **{name: _quartiles(part) for name, part in parts.items()},
-            "missing": covariate.num_missing,
-            "test": test.method,
-            "p_value": plain(test.p_value),
-        }
-    ]
-
-
-def _level_rows(covariate: Covariate, groups: Masks) -> list[Metrics]:
-    masks = _masks(covariate)
-    counts = {name: [int((mask & chosen).sum()) for mask in masks.values()] for name, chosen in groups.items()}
-    test = association_test(np.array([counts["negative"], counts["positive"]]))
-    rows = []
-    for place, level in enumerate(masks):
-        shares = {name: _share(own[place], sum(own)) for name, own in counts.items()}
-        rows.append({"covariate": covariate.name, "level": level, **shares, "missing": "", "test": "", "p_value": None})
-    rows[0].update(missing=covariate.num_missing, test=test.method, p_value=plain(test.p_value))
-    return rows
-
-
-def _masks(covariate: Covariate) -> Masks:
+def masks_of(covariate: Covariate) -> Masks:
+    """Return who is of each level, by its name; numbers are cut at the median."""
     if covariate.numbers is None:
         return {level: np.array([text == level for text in covariate.texts]) for level in covariate.levels}
     median = float(np.nanmedian(covariate.numbers))
     return {
-        f"below {_short(median)}": covariate.numbers < median,
-        f"{_short(median)} or more": covariate.numbers >= median,
+        f"below {short(median)}": covariate.numbers < median,
+        f"{short(median)} or more": covariate.numbers >= median,
     }
 
 
 def _numbers(texts: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
     try:
-        numbers = np.array([math.nan if _is_missing(text) else float(text) for text in texts])
+        numbers = np.array([math.nan if is_missing(text) else float(text) for text in texts])
     except ValueError:
         return None
     if np.isinf(numbers).any():
@@ -126,21 +83,11 @@ def _numbers(texts: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
     return None if is_code else numbers
 
 
-def _is_missing(text: str) -> bool:
+def is_missing(text: str) -> bool:
+    """Whether a cell of a table stands for no value."""
     return text.lower() in ("", "nan", "na", "n/a", "none", "null")
 
 
-def _quartiles(values: npt.NDArray[np.float64]) -> str:
-    if not len(values):
-        return "-"
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return f"{_short(middle)} ({_short(low)}–{_short(high)})"
-
-
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Return four digits, and no exponent in what people count."""
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count} ({count / total:.1%})" if total else "-"

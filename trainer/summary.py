@@ -71,9 +71,10 @@ def print_summary(metrics: Metrics, out: Path) -> None:
     counts = metrics["counts"]
     num_positive = counts["tp"] + counts["fn"]
     patients = f" of {metrics['num_patients']} patients" if metrics["num_patients"] else ""
+    threshold = "of each fold" if metrics["threshold"] is None else f"{metrics['threshold']:.4g}"
     console.print(
         f"{metrics['name']}: {metrics['n']} videos{patients}, {num_positive} positive; "
-        f"threshold {metrics['threshold']:.4g}; intervals 95 %, {metrics['interval']}"
+        f"threshold {threshold}; intervals 95 %, {metrics['interval']}"
     )
     console.print(_table(metrics))
     for reader in metrics["readers"]:

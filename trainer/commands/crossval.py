@@ -21,6 +21,7 @@ def run(options: argparse.Namespace) -> int:
         spread = "" if auc["sd"] is None else f" +- {auc['sd']:.3f}"
         print(
             f"{options.out}: best {summary['best']}; auc of the folds {auc['mean']:.3f}{spread}, of all "
-            f"{whole['n']} out-of-fold videos together {whole['auc']:.3f}"
+            f"{whole['n']} out-of-fold videos together {whole['auc']:.3f}; sensitivity {whole['sensitivity']:.3f}, "
+            f"specificity {whole['specificity']:.3f}, each fold at the threshold that the other folds give"
         )
     return 0

@@ -1,6 +1,7 @@
 """`edge-train evaluate`: measure a run, a bundle, or a table of anyone's predictions."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from edge.errors import ConfigError
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of proportions: {' or '.join(_INTERVALS)} (%(default)s)",
     )
-    parser.add_argument("--threshold", type=float, metavar="P", help="with --predictions alone (0.5)")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="with --predictions alone (its threshold column, or 0.5)"
+    )
     videos = parser.add_argument_group("with a run or a bundle")
     videos.add_argument("--split", choices=_SPLITS, metavar="NAME", help=_SPLIT_HELP)
     videos.add_argument(
@@ -72,6 +75,7 @@ def _refuse_options_of_videos(options: argparse.Namespace) -> None:
 def _evaluate_table(options: argparse.Namespace) -> int:
     from engines.bundle import sha256_of
     from trainer.evaluate import Setup, evaluate
+    from trainer.evaluation_folder import new_evaluation
     from trainer.predictions import read_predictions, read_readers
     from trainer.summary import print_summary
 
@@ -80,7 +84,9 @@ def _evaluate_table(options: argparse.Namespace) -> int:
         raise ConfigError(f"--threshold is {threshold:g}; a probability in 0..1 is needed")
     path: Path = options.predictions
     predictions = read_predictions(path)
-    readers = read_readers(options.readers, predictions) if options.readers else []
+    if options.threshold is not None:
+        predictions = dataclasses.replace(predictions, thresholds=None)
+    readers = read_readers(options.readers, predictions.ids) if options.readers else []
     name = path.absolute().parent.name if path.stem == "predictions" else path.stem
     setup = Setup(
         name=name,
@@ -89,5 +95,7 @@ def _evaluate_table(options: argparse.Namespace) -> int:
         model={"kind": "predictions", "name": name},
         data={"name": path.name, "sha256": sha256_of(path), "selection": "all rows"},
     )
-    print_summary(evaluate(predictions, setup, options.out, readers), options.out)
+    with new_evaluation(options.out, (path, options.readers)) as folder:
+        metrics = evaluate(predictions, setup, folder, readers)
+    print_summary(metrics, options.out)
     return 0

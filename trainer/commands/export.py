@@ -109,11 +109,12 @@ def intended_use(run: "Run") -> str:
 
 
 def training_summary(run: "Run") -> dict[str, Any]:
-    """Return what the manifest says about data, method and measured figures; counts, and no video's name."""
+    """Return what the manifest says about data, method and measured figures; counts and digests, no video's name."""
     summary = {
         "model": run.model,
         "model_options": dict(run.model_options),
         "data": dict(run.manifest),
+        "video_digests": {part: list(digests) for part, digests in run.video_digests.items()},
         "num_videos": {part: len(ids) for part, ids in run.split.items()},
         "fold": run.fold,
         "seed": run.seed,

@@ -1,0 +1,110 @@
+"""Table 1: one count a patient, and by video what is not the same in all videos of a patient."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.trainer_command import edge_train
+from trainer.predictions import Predictions
+from trainer.report_tables import demographics
+from trainer.table_one import table_one
+
+SEXES = ("F", "F", "F", "F", "M", "M", "M", "M", "F", "F")
+AGES = (31, 32, 33, 35, 38, 41, 47, 52, 55, 71)
+
+
+def ten_patients(videos_each: int = 3, **covariates: tuple[str, ...]) -> Predictions:
+    """Return ten patients, the last four positive, of so many videos each."""
+    num = 10 * videos_each
+    patients = np.repeat(np.arange(10), videos_each)
+    of_patients = {"sex": SEXES, "age": tuple(map(str, AGES))}
+    return Predictions(
+        ids=tuple(f"v{n}" for n in range(num)),
+        labels=(patients >= 6).astype(np.int64),
+        probabilities=np.linspace(0.01, 0.99, num),
+        patient_ids=tuple(f"p{patient}" for patient in patients),
+        covariates={
+            **{name: tuple(values[patient] for patient in patients) for name, values in of_patients.items()},
+            **covariates,
+        },
+    )
+
+
+def rows_of(table: Mapping[str, object] | object, name: str) -> list[dict[str, object]]:
+    return [row for row in table.rows if row["covariate"] == name]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("videos_each", [1, 3])
+def test_table_one_counts_patients_however_many_videos_they_have(videos_each: int) -> None:
+    table = table_one(ten_patients(videos_each))
+    assert (table.unit, table.by_video) == ("patients", ())
+    assert table.sizes == {"patients": {"all": 10, "negative": 6, "positive": 4}}
+    female, male = rows_of(table, "sex")
+    assert (female["all"], female["negative"], female["positive"]) == ("6 (60.0%)", "4 (66.7%)", "2 (50.0%)")
+    assert (male["negative"], male["positive"]) == ("2 (33.3%)", "2 (50.0%)")
+    assert female["p_value"] == pytest.approx(stats.fisher_exact([[4, 2], [2, 2]]).pvalue)
+    (age,) = rows_of(table, "age")
+    assert age["p_value"] == pytest.approx(stats.mannwhitneyu(AGES[:6], AGES[6:]).pvalue)
+
+
+def test_table_one_counts_by_video_what_varies_within_a_patient_and_says_so() -> None:
+    depths = tuple("30" if n % 3 == 1 or n % 7 == 0 else "40" for n in range(30))
+    predictions = ten_patients(depth=depths)
+    table = table_one(predictions)
+    assert table.by_video == ("depth",)
+    assert {row["unit"] for row in rows_of(table, "depth")} == {"videos"}
+    assert {row["unit"] for row in rows_of(table, "age")} == {"patients"}
+    assert rows_of(table, "depth")[0]["all"].startswith(f"{depths.count('30')} (")  # type: ignore[attr-defined]
+    shown = demographics(predictions)
+    assert shown is not None
+    assert shown.caption == "The patients by class, counted by patient"
+    assert shown.columns[2:5] == ("all (n = 10)", "negative (n = 6)", "positive (n = 4)")
+    assert "counted by video (18 negative, 12 positive)" in shown.note
+    assert shown.note.count("depth") == 1
+    assert "depth (by video)" in [row[0] for row in shown.rows]
+
+
+def test_table_one_takes_what_is_missing_in_one_video_from_another_of_the_patient() -> None:
+    ages = tuple("" if n % 3 else str(AGES[n // 3]) for n in range(30))
+    table, whole = table_one(ten_patients(age=ages)), table_one(ten_patients())
+    assert rows_of(table, "age") == rows_of(whole, "age")
+    assert rows_of(table, "age")[0]["missing"] == 0
+
+
+def test_table_one_counts_a_patient_of_both_classes_once_as_positive_and_says_so() -> None:
+    predictions = ten_patients()
+    predictions.labels[1] = 1
+    table = table_one(predictions)
+    assert table.num_of_both_classes == 1
+    assert table.sizes["patients"] == {"all": 10, "negative": 5, "positive": 5}
+    shown = demographics(predictions)
+    assert shown is not None
+    assert "1 patients with videos of both classes are counted as positive" in shown.note
+
+
+def test_table_one_of_unknown_patients_counts_videos_and_says_so() -> None:
+    known = ten_patients()
+    unknown = Predictions(known.ids, known.labels, known.probabilities, covariates=known.covariates)
+    assert table_one(unknown).unit == "videos"
+    assert table_one(unknown).sizes == {"videos": {"all": 30, "negative": 18, "positive": 12}}
+    shown = demographics(unknown)
+    assert shown is not None
+    assert shown.caption == "The videos by class, counted by video"
+
+
+def test_table_one_file_says_its_unit_and_how_many_there_are(tmp_path: Path) -> None:
+    lines = ["id,label,probability,patient_id,sex,depth"]
+    for patient, sex in enumerate(SEXES):
+        lines += [f"{patient}-{n},{int(patient > 5)},0.{patient}{n},p{patient},{sex},{30 + 10 * n}" for n in range(2)]
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    done = edge_train("evaluate", "--predictions", tmp_path / "p.csv", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "table1.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    heads = [(row["unit"], row["all"], row["negative"], row["positive"]) for row in rows if row["covariate"] == "n"]
+    assert heads == [("patients", "10", "6", "4"), ("videos", "20", "12", "8")]
+    assert {row["covariate"]: row["unit"] for row in rows[2:]} == {"sex": "patients", "depth": "videos"}
