@@ -65,7 +65,7 @@ function drawWords() {
 }
 
 function enlarge({ view, caption }) {
-  if (!view) return;
+  if (!view?.bitmap.width) return; // it did not come, or was overtaken and closed
   const dialog = document.getElementById("large");
   draw(dialog.querySelector("canvas"), view, look.opacity);
   dialog.querySelector(".caption").textContent = caption;

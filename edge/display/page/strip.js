@@ -21,7 +21,7 @@ export class Strip {
     const before = this.thumbnails;
     this.thumbnails = new Map(keyframes.map((keyframe) => [keyframe.id, kept(before, keyframe) ?? this.thumbnail(keyframe)]));
     const items = [...this.thumbnails.values()].map(({ item }) => item);
-    for (const item of [...list.children]) if (!items.includes(item)) item.remove();
+    for (const thumbnail of before.values()) if (!items.includes(thumbnail.item)) thumbnail.remove();
     items.forEach((item, k) => list.children[k] !== item && list.insertBefore(item, list.children[k] ?? null));
     if (place < 0 || list.contains(document.activeElement)) return;
     items[Math.min(place, items.length - 1)]?.querySelector("button").focus({ preventScroll: true });
@@ -40,13 +40,17 @@ export class Strip {
     button.setAttribute("aria-label", `Enlarge: ${caption}`);
     button.append(canvas, text);
     item.append(button);
-    const thumbnail = { item, canvas, view: null, isLost: false };
+    const thumbnail = { item, canvas, view: null, isLost: false, remove };
     const shown = fetchView(id).then((view) => {
       Object.assign(thumbnail, { view, isLost: view === null });
-      if (view) draw(canvas, view, this.look.opacity);
+      if (view?.bitmap.width) draw(canvas, view, this.look.opacity);
       return view;
     });
     button.onclick = async () => this.onEnlarge({ caption, view: await shown });
+    function remove() {
+      item.remove();
+      shown.then((view) => view?.bitmap.close()); // a picture is megabytes, and the collector does not see them
+    }
     return thumbnail;
   }
 }
