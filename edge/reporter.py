@@ -113,14 +113,13 @@ class Reporter:
         return [exam_id for exam_id in self._archive.unsent() if exam_id not in self._given_up]
 
     def _report(self, exam_id: str) -> None:
-        folder = self._archive.report_folder(exam_id)
         exit_code, said = self._run_child(exam_id)
         if exit_code == 0:
             self._archive.note_stored(exam_id)
             self._told = None
             _log.info("the report of exam %s is stored at %s", exam_id, self._pacs)
         elif not self._is_closing:
-            if not (folder / "dicom" / "report.dcm").exists():
+            if not self._archive.is_reported(exam_id):
                 self._given_up.add(exam_id)  # it would fail again: what is wrong is not the way to the PACS
             if said != self._told:
                 _log.warning("the report of exam %s: %s", exam_id, said)
@@ -129,6 +128,7 @@ class Reporter:
     def _run_child(self, exam_id: str) -> tuple[int, str]:
         """Run `edge-report`; return its exit code and the last line that it said."""
         command = [sys.executable, "-m", "edge.report.cli", str(self._archive.recording), "--exam", exam_id]
+        command += ["--send-only"] if self._archive.is_reported(exam_id) else []
         command += ["--pacs", self._pacs, "--timeout", f"{_TRY_S:g}", *self._options]
         with self._changed:
             if self._is_closing:

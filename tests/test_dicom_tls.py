@@ -9,6 +9,7 @@ from pathlib import Path
 import pydicom
 import pydicom.examples
 import pytest
+from certificates import Certificates
 
 from edge.errors import ConfigError
 from edge.sources import dicom_guard, open_source
@@ -17,34 +18,6 @@ from tests.dicom_peer import AET, RawPeer, dcmtk, listening, storescu
 from tests.source_files import dataset, noise, write_dicom
 
 CINE = Path(str(pydicom.examples.get_path("ybr_color")))
-
-
-class Certificates:
-    """An authority, and what it signed: a server's and a client's certificate; and a stranger's, signed by himself."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca, ca_key = folder / "ca.pem", folder / "ca.key"
-        _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=ca", "-keyout", ca_key, "-out", self.ca)
-        self.server = self._signed(folder, "server", ca_key)
-        self.client = self._signed(folder, "client", ca_key)
-        self.stranger = folder / "stranger.pem", folder / "stranger.key"
-        cert, key = self.stranger
-        _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", key, "-out", cert)
-
-    def _signed(self, folder: Path, name: str, ca_key: Path) -> tuple[Path, Path]:
-        cert, key, request = folder / f"{name}.pem", folder / f"{name}.key", folder / f"{name}.csr"
-        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
-        _openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", "-out", cert)
-        return cert, key
-
-    @property
-    def options(self) -> SourceOptions:
-        cert, key = map(str, self.server)
-        return SourceOptions(is_realtime=False, tls_cert=cert, tls_key=key, tls_ca=str(self.ca))
-
-
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

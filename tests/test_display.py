@@ -89,7 +89,10 @@ def _raw(server: DisplayServer, request: bytes) -> bytes:
         return b"".join(parts)
 
 
-@pytest.mark.parametrize("path", ["", "healthz", "page/main.js", "page/style.css", "page/nothing.js", "keyframes/1"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "healthz", "page/main.js", "page/style.css", "page/nothing.js", "keyframes/1", "keyframes/" + "1" * 5000],
+)
 def test_every_answer_forbids_foreign_content_frames_and_caches(lone_server: DisplayServer, path: str) -> None:
     _, headers, _ = _get(lone_server.url + path)
     policy = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
@@ -156,6 +159,11 @@ def test_token_missing_or_wrong_is_refused(token_server: DisplayServer, path: st
     assert _get(token_server.url + path, cookies={"edge_display_token": TOKEN[:-1] + "0"})[0] == 401
     status, headers, _ = _get(f"{token_server.url}{path}?token=wrong")
     assert (status, "Set-Cookie" in headers) == (401, False)
+
+
+def test_token_that_is_no_text_is_refused_and_harms_nothing(token_server: DisplayServer) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: edge_display_token=\xff\xfe\r\nConnection: close\r\n\r\n"
+    assert _raw(token_server, request).startswith(b"HTTP/1.1 401 ")
 
 
 def test_token_once_shown_is_kept_in_a_cookie_that_scripts_cannot_read(token_server: DisplayServer) -> None:

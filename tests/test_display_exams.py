@@ -126,6 +126,24 @@ def test_keyframes_go_when_an_exam_begins_and_outlive_the_display(daemon: SmallD
         asyncio.run(read(another, 1, 0.7))
 
 
+def test_keyframes_of_an_exam_that_has_ended_take_in_no_later_window(
+    daemon: SmallDaemon, display: DisplayServer
+) -> None:
+    async def watch() -> None:
+        async with browsing(display) as browser:
+            daemon.small.keeper.begin()
+            daemon.publish(0.7)
+            await browser.until(lambda facts: facts["kind"] == "keyframes" and len(facts["keyframes"]) == 1)
+            daemon.small.keeper.end()
+            daemon.publish(0.9)
+            await browser.until(lambda facts: facts["kind"] == "prediction" and facts["probability"] > 0.8)
+        async with browsing(display) as browser:
+            facts, _ = await browser.until(lambda facts: facts["kind"] == "keyframes")
+            assert [keyframe["probability"] for keyframe in facts["keyframes"]] == [pytest.approx(0.7)]
+
+    asyncio.run(watch())
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
@@ -139,6 +157,8 @@ def test_keyframes_go_when_an_exam_begins_and_outlive_the_display(daemon: SmallD
         (b"{", {}, 400),
         (b"[]", {}, 400),
         (b"{}", {}, 400),
+        (b"[" * 4000, {}, 400),
+        ({"command": "exam-note", "note": "\ud800"}, {}, 400),
     ],
 )
 def test_press_that_is_none_changes_nothing(

@@ -266,6 +266,14 @@ def test_page_of_two_streams_judges_each_by_itself(
         visit.expect_state("NO_DAEMON", dead)
         visit.expect_text("number", "–", dead)
         visit.expect_state("LIVE", 1 - dead)
+        visit.expect_text("small", "", dead)
+        assert "frames/s" not in visit.page.locator(".tile .small").nth(dead).inner_text()
+        for width, height in ((1024, 768), (768, 1024)):
+            visit.page.set_viewport_size({"width": width, "height": height})
+            panel = visit.page.locator(".tile .panel").nth(1 - dead)
+            assert panel.evaluate("part => part.scrollHeight <= part.clientHeight")  # nothing of it is cut off
+            visit.page.locator(".tile .keyframes").nth(1).scroll_into_view_if_needed()
+            expect(visit.page.locator("header .notice")).to_be_in_viewport(ratio=1)
         visit.page.close()
 
 
@@ -320,6 +328,65 @@ def test_page_says_the_daemons_state_in_words_and_by_a_sign(browser: Browser, st
         visit.page.close()
 
 
+def test_page_of_a_frozen_image_shows_no_result_of_the_image_before(browser: Browser) -> None:
+    arguments = ("--vanish-ms", "600")
+    with SmallPublisher() as publisher, serving("--connect", publisher.address, *arguments) as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        publisher.send_prediction(0.75)
+        publisher.send_status(State.FROZEN, "the image is frozen")
+        visit.expect_state("FROZEN")
+        visit.expect_text("age", "1.")  # seconds ago
+        visit.expect_text("number", "75 %")
+        publisher.send_status(State.NO_SIGNAL, "no picture")
+        publisher.send_status(State.FROZEN, "the image is frozen")
+        visit.expect_text("number", "–")
+        visit.expect_state("FROZEN")
+        visit.page.close()
+
+
+def test_page_never_shows_an_old_picture_as_the_live_one(browser: Browser) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address, "--vanish-ms", "1500") as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        veil = visit.page.locator(".veil")
+        for index in range(16):
+            publisher.send_frame(index)
+        for _ in range(DEADLINE_MS // 100):  # the pictures have ended, and the results go on
+            publisher.send_prediction(0.75)
+            visit.page.wait_for_timeout(100)
+            if "s old" in veil.inner_text():
+                break
+        visit.expect_state("LIVE")
+        expect(veil).to_contain_text("The picture is")
+        assert "dim" in (visit.page.locator(".tile").get_attribute("class") or "")
+        visit.page.close()
+
+
+def test_strip_that_changes_leaves_finger_and_keyboard_on_what_stays(browser: Browser) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        buttons = visit.page.locator(".keyframes button")
+        for place, probability in enumerate((0.8, 0.9, 0.95)):
+            publisher.send_frame(publisher.seq + 10)
+            sent = publisher.send_prediction(probability, age_ms=90_000 - 20_000 * place)
+            expect(buttons).to_have_count(place + 1)
+            expect(buttons.first).to_contain_text(f"▲ {100 * probability:.0f} %")
+            if place == 0:
+                weakest_ns = sent["t_capture_ns"]
+                buttons.first.evaluate("button => button.isTheSame = true")
+                buttons.first.focus()
+            expect(buttons.nth(place)).to_be_focused()
+            assert buttons.nth(place).evaluate("button => button.isTheSame")
+        # a neighbour of the first is stronger, and takes its place
+        publisher.send_prediction(0.85, t_capture_ns=weakest_ns + 1)
+        expect(buttons.nth(2)).to_contain_text("85 %")
+        assert buttons.nth(2).evaluate("button => document.activeElement === button")
+        assert visit.complaints == []
+        visit.page.close()
+
+
 def test_judge_never_takes_what_is_old_or_cut_off_for_live(browser: Browser) -> None:
     stream = {"is_connected": True, "refusal": "", "address": "a", "silent_ms": 100, "state": "LIVE", "reason": ""}
     result = {"probability": 0.5}
@@ -337,6 +404,11 @@ def test_judge_never_takes_what_is_old_or_cut_off_for_live(browser: Browser) -> 
             False,
         ),
         ({"stream": stream | {"state": "FAULT"}, "result": result, "ageMs": 2001}, "FAULT", False),
+        (
+            {"stream": stream | {"state": "FROZEN", "is_result_cut": True}, "result": result, "ageMs": 2001},
+            "FROZEN",
+            False,
+        ),
         ({"stream": stream, "result": result, "ageMs": 10, "link": "server"}, "NO_SERVER", True),
         ({"stream": stream, "result": result, "ageMs": 10, "link": "network"}, "NO_NETWORK", True),
     ]
@@ -347,4 +419,6 @@ def test_judge_never_takes_what_is_old_or_cut_off_for_live(browser: Browser) -> 
         visit.page.close()
     assert [(verdict["key"], verdict["showsNumber"]) for verdict in verdicts] == [case[1:] for case in cases]
     assert [verdict["isCurrent"] for verdict in verdicts] == [True] + [False] * (len(cases) - 1)
+    heard = {verdict["key"] for verdict in verdicts if verdict["isHeard"]}
+    assert heard == {"LIVE", "STALE", "WARMUP", "FROZEN", "FAULT"}
     assert lag_ms == pytest.approx(3997, abs=50)  # it is as old as it is, however long it was under way

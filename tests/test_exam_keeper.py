@@ -107,6 +107,20 @@ def test_exam_outlives_its_keeper_with_all_that_it_held(tmp_path: Path) -> None:
         assert (after["id"], after["num_windows"]) == (before["id"], 2)
 
 
+def test_exam_that_has_ended_keeps_its_threshold(tmp_path: Path) -> None:
+    with keeping(tmp_path) as small:
+        small.keeper.begin()
+        small.keeper.set_threshold(0.3)
+        small.send(0.4, 0)
+        ended = small.keeper.end()
+        small.keeper.set_threshold(0.9)  # of the next patient
+        assert (ended["threshold"], ended["positive"]) == (0.3, True)
+        assert small.keeper.summary(with_keyframes=False) == ended
+    with keeping(tmp_path) as small:
+        assert small.terms.threshold == 0.5  # the bundle's
+        assert small.keeper.summary(with_keyframes=False) == ended
+
+
 def test_exam_of_another_bundle_ends(tmp_path: Path) -> None:
     with keeping(tmp_path) as small:
         small.keeper.begin()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from edge.frame import Frame
 from edge.recording.layout import CODEC_NAMES, FrameTimes, pack_message, read_frame_times, read_messages, segments_of
 from edge.recording.reader import Recording
 from edge.recording.recorder import Recorder, RecordingSettings
+from edge.recording.segment import SegmentWriter
 from edge.sources import open_source
 
 SIZE_WH, ROI = (64, 48), (8, 4, 33, 27)  # odd sizes: chroma planes would not fit
@@ -121,6 +123,34 @@ def test_recorder_beyond_its_age_loses_the_old_segment(tmp_path: Path) -> None:
     assert [segment.number for segment in segments_of(tmp_path / "a")] == [2]
 
 
+def test_recorder_on_a_disk_that_hangs_bounds_what_waits_and_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    goes_on = threading.Event()
+    add_frame = SegmentWriter.add_frame
+
+    def hang(segment: SegmentWriter, pixels: np.ndarray, times: FrameTimes) -> None:
+        goes_on.wait(60)
+        add_frame(segment, pixels, times)
+
+    monkeypatch.setattr(SegmentWriter, "add_frame", hang)
+    recorder = Recorder(_settings(tmp_path / "a", is_lossless=False), {})
+    for index in range(100):
+        recorder.add_frame(_frame(index), ROI)
+    for number in range(2500):
+        recorder.add_message([b"prediction.main", str(number).encode()])
+    goes_on.set()
+    recorder.close()
+    recorder.close()
+    (segment,) = Recording(tmp_path / "a").segments
+    num_kept = len(list(segment.images())) + len(list(read_messages(segment.paths.messages)))
+    assert recorder.num_left_out == 2600 - num_kept
+    assert 500 <= recorder.num_left_out <= 700
+    told = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert ["is too slow" in told[0], f"lacks {recorder.num_left_out} frames and messages" in told[1]] == [True] * 2
+    assert len(told) == 2
+
+
 def test_recorder_on_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds other files"):
@@ -133,6 +163,8 @@ def test_cut_files_are_read_up_to_the_cut(tmp_path: Path) -> None:
     assert read_frame_times(tmp_path / "a.frames") == [FrameTimes(1, 2, 3, 4)] * 2
     packed = pack_message([b"topic", b"header", b""])
     (tmp_path / "a.messages").write_bytes(packed * 2 + packed[:9])
+    assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
+    (tmp_path / "a.messages").write_bytes(packed * 2 + bytes(100))  # as a lost power leaves it
     assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
 
 

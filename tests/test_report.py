@@ -1,19 +1,28 @@
 """The exam's summary, and edge-report: the page, DICOM objects that an independent tool finds valid, and their way."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pydicom
 import pydicom.examples
 import pytest
 from daemon import record, run_command
+from pacs import Store
 
 from edge.exams.exam import ExamSummary, summarise
+from edge.recording.layout import pack_message, read_messages
 from edge.recording.reader import Recording
+from edge.report.address import Pacs
+from edge.report.build import write_report
+from edge.report.dicom_common import study_without_patient
+from edge.report.dicom_images import heatmap_keyframe
+from edge.report.pacs import send
 
 NUM_WINDOWS = 70
 
@@ -89,9 +98,12 @@ def test_report_objects_are_valid_dicom(report: Path, summary: ExamSummary) -> N
     paths = sorted((report / "dicom").glob("*.dcm"))
     assert len(paths) == 3 * len(summary.keyframes) + 1
     for path in paths:
-        done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)
-        errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Abort"))]
-        assert errors == [], path.name
+        assert _errors(path) == [], path.name
+
+
+def _errors(path: Path) -> list[str]:
+    done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Abort"))]
 
 
 def test_validator_finds_what_is_wrong(report: Path, tmp_path: Path) -> None:
@@ -124,6 +136,96 @@ def _numbers(dataset: pydicom.Dataset) -> dict[str, float]:
             found[code] = float(item.MeasuredValueSequence[0].NumericValue)
         found.update(_numbers(item))
     return found
+
+
+def test_structured_report_of_a_negative_exam_states_no_finding(summary: ExamSummary, tmp_path: Path) -> None:
+    negative = dataclasses.replace(summary, probability=0.25, threshold=0.5)
+    write_report(negative, study_without_patient(negative), tmp_path)
+    document = pydicom.dcmread(tmp_path / "dicom" / "report.dcm")
+    codes = _codes(document)
+    assert codes["Finding"] == ["Assessed for suspicious"]
+    assert codes["Result against the operating threshold"] == ["below the operating threshold"]
+
+
+def _codes(dataset: pydicom.Dataset) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in dataset.get("ContentSequence", ()):
+        if item.ValueType == "CODE":
+            name = item.ConceptNameCodeSequence[0].CodeMeaning
+            found.setdefault(name, []).append(item.ConceptCodeSequence[0].CodeMeaning)
+        for name, values in _codes(item).items():
+            found.setdefault(name, []).extend(values)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy (Debian package dicom3tools)")
+def test_report_of_colour_images_and_a_foreign_name_is_valid_dicom(summary: ExamSummary, tmp_path: Path) -> None:
+    colour = [
+        dataclasses.replace(keyframe, image=np.repeat(keyframe.image[..., None], 3, axis=2))
+        for keyframe in summary.keyframes[:1]
+    ]
+    study = dataclasses.replace(study_without_patient(summary), patient_name="Müller^Jörg=山田^太郎")
+    foreign = dataclasses.replace(summary, keyframes=tuple(colour), finding="Métastase ganglionnaire")
+    write_report(foreign, study, tmp_path)
+    for path in (tmp_path / "dicom").glob("*.dcm"):
+        assert _errors(path) == [], path.name
+        dataset = pydicom.dcmread(path)
+        assert str(dataset.PatientName) == "Müller^Jörg=山田^太郎", path.name
+        assert "BurnedInAnnotation" not in dataset or dataset.BurnedInAnnotation == "YES"
+    assert _codes(pydicom.dcmread(tmp_path / "dicom" / "report.dcm"))["Finding"] == [
+        "Assessed for Métastase ganglionnaire"
+    ]
+    outline = pydicom.dcmread(tmp_path / "dicom" / "outline-1.dcm")
+    assert outline.SOPClassUID == pydicom.uid.ColorSoftcopyPresentationStateStorage
+
+
+@pytest.mark.parametrize("width", [160, 280, 1000])
+def test_heatmap_keyframe_says_research_in_full_below_the_image(summary: ExamSummary, width: int) -> None:
+    height = 100
+    keyframe = dataclasses.replace(summary.keyframes[0], image=np.zeros((height, width), np.uint8), map_hw=None)
+    finding = "axillary lymph node metastasis in early breast cancer"
+    long = dataclasses.replace(summary, keyframes=(keyframe,), finding=finding)
+    pixels = heatmap_keyframe(long, study_without_patient(long), 1).pixel_array
+    assert not pixels[:height].any()
+    caption = pixels[height:].max(axis=(0, 2))
+    assert caption[:-3].any()
+    assert not caption[-3:].any()  # no line reaches the edge
+
+
+def test_report_made_again_leaves_nothing_of_the_one_before_and_is_sent(summary: ExamSummary, tmp_path: Path) -> None:
+    store, study = Store(), study_without_patient(summary)
+    with store.serving():
+        pacs = Pacs("STORE", "127.0.0.1", store.port)
+        write_report(summary, study, tmp_path)
+        num_first = send(tmp_path / "dicom", pacs, tls=None, patience_s=0)
+        assert send(tmp_path / "dicom", pacs, tls=None, patience_s=0) == 0
+        shorter = dataclasses.replace(summary, keyframes=summary.keyframes[:1])
+        write_report(shorter, dataclasses.replace(study, study_instance_uid="1.2.3"), tmp_path)
+        assert send(tmp_path / "dicom", pacs, tls=None, patience_s=0) == 4
+    assert num_first == 3 * len(summary.keyframes) + 1
+    assert len(set(store.uids)) == len(store.uids) == num_first + 4
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
+    path = several / "000001.messages"
+    with path.open("rb") as stream:
+        num_bytes = len(stream.read())
+    packed = []
+    for number, parts in enumerate(read_messages(path)):
+        header = msgpack.unpackb(parts[1])
+        if parts[0].startswith(b"prediction."):
+            header["exam"] = {"id": f"exam-{'a' if number < 40 else 'b'}", "started_wall_ns": 1}
+        packed.append(pack_message([parts[0], msgpack.packb(header), *parts[2:]]))
+    path.write_bytes(b"".join(packed))
+    assert path.stat().st_size > num_bytes
+    done = run_command(str(several), module="edge.report.cli")
+    assert done.returncode == 3
+    assert "holds 2 exams; name one with --exam: exam-a, exam-b" in done.stderr
+    assert not (several / "report").exists()
+    assert summarise(Recording(several), "exam-b").num_windows < NUM_WINDOWS
 
 
 def test_heatmap_outline_lies_on_the_evidence(report: Path, summary: ExamSummary) -> None:
@@ -161,6 +263,8 @@ def test_report_joins_the_study_of_the_image_it_is_given(exam: Path, tmp_path: P
         (["EXAM", "--pacs", "ORTHANC"], 2, "it must be AET@HOST:PORT"),
         (["EXAM", "--patient-from", "pyproject.toml"], 2, "is not a readable DICOM file"),
         (["EXAM", "--tls-cert", "a.pem"], 2, "go together"),
+        (["EXAM", "--send-only"], 2, "it needs --pacs"),
+        (["EXAM", "--send-only", "--pacs", "A@127.0.0.1:9"], 3, "holds no DICOM report: make it first"),
         (["EXAM", "--tls-ca", "nowhere.pem"], 2, "the TLS files cannot be used"),
         (["EXAM", "--out", "/proc/nowhere"], 2, "cannot be written"),
         ([], 2, "EXAM"),

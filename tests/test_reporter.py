@@ -1,45 +1,19 @@
 """Reports that edge-infer makes and sends when an exam ends: to a real store, at the end, and after all that fails."""
 
-import contextlib
 import json
+import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from daemon import record, run_command
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pacs import Store
 
 from edge.exams.archive import ExamArchive
 from edge.reporter import Reporter
 
 DEADLINE_S = 60.0
-
-
-class Store:
-    """A PACS that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.uids: list[str] = []
-        self._entity = AE("STORE")
-        for context in AllStoragePresentationContexts:
-            self._entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
-        self.port = 0
-
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        handlers = [(evt.EVT_C_STORE, self._keep)]
-        server = self._entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        self.port = server.server_address[1]
-        try:
-            yield
-        finally:
-            server.shutdown()
-
-    def _keep(self, event: evt.Event) -> int:
-        self.uids.append(event.request.AffectedSOPInstanceUID)
-        return 0x0000
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +77,31 @@ def test_report_that_could_not_be_sent_is_sent_by_the_next_daemon(
     assert archive.unsent() == []
     assert len(store.uids) - num_before == len(list((exam / "report" / "dicom").glob("*.dcm")))
     assert "report" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_report_that_waits_is_sent_also_when_its_recording_is_gone(recording: Path, store: Store) -> None:
+    exam, pacs = _exam(recording), f"STORE@127.0.0.1:{store.port}"
+    summary, num_before = (exam / "report" / "summary.json").read_text(), len(store.uids)
+    (exam / "stored.json").unlink()
+    (exam / "report" / "dicom" / "sent.json").unlink()
+    (recording / "000001.messages").rename(recording / "kept")  # as --record-max-gb does
+    try:
+        reporter = Reporter(ExamArchive(recording, pacs), pacs)
+        with store.serving():
+            reporter.finish(DEADLINE_S)
+    finally:
+        (recording / "kept").rename(recording / "000001.messages")
+    assert (exam / "stored.json").exists()
+    assert (exam / "report" / "summary.json").read_text() == summary
+    assert len(store.uids) - num_before == len(list((exam / "report" / "dicom").glob("*.dcm")))
+
+
+def test_report_that_was_made_while_its_exam_was_open_is_made_again(recording: Path, store: Store) -> None:
+    exam, pacs = _exam(recording), f"STORE@127.0.0.1:{store.port}"
+    archive = ExamArchive(recording, pacs)
+    assert archive.is_reported(exam.name)
+    os.utime(exam / "report" / "dicom" / "report.dcm", (0, 0))
+    assert not archive.is_reported(exam.name)
 
 
 def test_exam_without_a_recorded_window_is_given_up_and_told(

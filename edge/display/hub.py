@@ -11,6 +11,7 @@ from edge.display.clients import Clients
 from edge.display.keyframes import Keyframe, Keyframes
 from edge.display.views import Pairing, View
 from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMessage
+from edge.prediction import State
 
 HISTORY_S = 60.0
 
@@ -33,6 +34,8 @@ class Stream:
     t_message_ns: int = 0
     exam_id: str | None = None
     """Of the exam that the keyframes are of."""
+    is_result_cut: bool = False
+    """Whether something else than a freeze came after the last prediction: it is not that of a frozen image."""
 
 
 class Hub:
@@ -63,6 +66,7 @@ class Hub:
         else:
             is_change = stream.status is None or stream.status.state is not message.state
             stream.status = message
+            stream.is_result_cut |= message.state not in (State.LIVE, State.FROZEN)
             if is_change:
                 self.tick()
 
@@ -121,7 +125,7 @@ class Hub:
         return self.streams[stream_id]
 
     def _predicted(self, stream: Stream, prediction: PredictionMessage) -> None:
-        stream.prediction = prediction
+        stream.prediction, stream.is_result_cut = prediction, False
         views = stream.pairing.add_prediction(prediction)
         now_ns = prediction.arrival.t_received_ns
         stream.history.append((now_ns, prediction.probability))
@@ -129,6 +133,8 @@ class Hub:
             stream.history.popleft()
         self._clients.send(f"prediction {stream.id}", _encode_prediction(stream, prediction))
         self._show(stream, views)
+        if stream.exam_id is not None and not prediction.header.get("exam"):
+            return  # the exam has ended: what comes now is none of its windows
         if stream.keyframes.add(prediction, stream.pairing.frames, stream.pairing.scale()):
             self._clients.send(f"keyframes {stream.id}", _encode_keyframes(stream))
 
@@ -163,6 +169,7 @@ def _state(stream: Stream, connection: tuple[bool, str]) -> Facts:
         "t_message_ms": stream.t_message_ns / 1e6,
         "state": str(status.state) if status else None,
         "reason": status.reason if status else "",
+        "is_result_cut": stream.is_result_cut,
         "latency_ms": status.latency_ms if status else {},
         "fps": header.get("fps"),
         "source": header.get("source"),
@@ -205,7 +212,8 @@ def _encode_prediction(stream: Stream, prediction: PredictionMessage) -> bytes:
 
 
 def _encode_view(stream: Stream, view: View) -> bytes:
-    facts = {"kind": "view", "stream": stream.id, "index": view.frame.index, **view_facts(view)}
+    t_ms = view.frame.arrival.t_received_ns / 1e6
+    facts = {"kind": "view", "stream": stream.id, "index": view.frame.index, "t_ms": t_ms, **view_facts(view)}
     return encode(facts, view.frame.jpeg, *([view.heat.map_hw.tobytes()] if view.heat else []))
 
 

@@ -97,7 +97,7 @@ def _log_in(request: web.Request, token: str) -> web.StreamResponse:
 
 
 def _is_equal(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode())
 
 
 def _check_host(request: web.Request, hosts: Sequence[str]) -> None:

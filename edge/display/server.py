@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import importlib.resources
+import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def make_app(
             web.get("/live", _live),
             web.get("/healthz", _health),
             web.post("/exam", _act),
-            web.get("/keyframes/{id:[0-9]+}", _keyframe),
+            web.get("/keyframes/{id:[0-9]{1,18}}", _keyframe),
             web.static("/page", PAGE),
         ]
     )
@@ -147,8 +148,11 @@ async def _act(request: web.Request) -> web.Response:
     try:
         asked = await request.json()
         address, command, note = str(asked["address"]), str(asked["command"]), asked.get("note")
-    except (ValueError, LookupError, TypeError, AttributeError) as exc:
-        raise web.HTTPBadRequest(text="Send an object with address and command.") from exc
+        json.dumps(note, ensure_ascii=False).encode()  # half a character cannot be sent on
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        raise web.HTTPBadRequest(
+            text="Send an object with address and command, and a note in whole characters."
+        ) from exc
     try:
         await request.app[DESK].act(address, command, note)
     except EdgeError as exc:

@@ -50,6 +50,15 @@ class ExamArchive:
         """Note that the PACS has it."""
         self._write(exam_id, _STORED, {"pacs": self._pacs, "stored_wall_ns": time.time_ns()})
 
+    def is_reported(self, exam_id: str) -> bool:
+        """Return whether the whole exam's report lies there: it is not made again, for segments may be gone by then."""
+        ended_wall_ns = read_about(self.recording / _EXAMS / exam_id / _ABOUT).get("ended_wall_ns")
+        try:
+            made_wall_ns = (self.report_folder(exam_id) / "dicom" / "report.dcm").stat().st_mtime_ns
+        except OSError:
+            return False
+        return isinstance(ended_wall_ns, int) and made_wall_ns > ended_wall_ns
+
     def report_folder(self, exam_id: str) -> Path:
         """Return where the exam's report is made."""
         return report_folder(self.recording, exam_id)

@@ -13,11 +13,14 @@ from edge.exams.statistics import LogitMean
 from edge.frame import UInt8Image
 from edge.messages import Arrival, PredictionMessage, read_message
 from edge.prediction import State
+from edge.recording.layout import FrameTimes
 from edge.recording.reader import Recording, Segment
 from edge.sources.base import Rect
 
 NUM_KEYFRAMES = 4
 _MIN_DISTANCE_NS = 1_000_000_000
+_MAX_SPAN_NS = 60_000_000_000
+"""From a window's keyframe to its newest frame: longer than any clip."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -79,11 +82,11 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
 
     Args:
         recording: What was recorded.
-        exam_id: Take the windows of this exam alone; None takes all.
+        exam_id: Take the windows of this exam alone; None takes all, of one exam at most.
         num_keyframes: How many pictures at most.
 
     Raises:
-        SourceError: It holds no prediction, or none of this exam.
+        SourceError: It holds no prediction, or none of this exam, or several exams and none is named.
     """
     windows = _windows(recording, exam_id)
     predictions = [window.prediction for window in windows]
@@ -128,6 +131,9 @@ def _windows(recording: Recording, exam_id: str | None) -> list[_Window]:
     if exams and not windows:
         names = ", ".join(sorted(name for name in exams if name)) or "none with a name"
         raise SourceError(f"{folder!r} holds no prediction of exam {exam_id!r}; it holds {names}")
+    named = sorted(name for name in exams if name)
+    if exam_id is None and len(named) > 1:  # of several patients
+        raise SourceError(f"{folder!r} holds {len(named)} exams; name one with --exam: {', '.join(named)}")
     if not windows:
         raise SourceError(f"{folder!r} holds no prediction: nothing to report; record a longer exam")
     return windows
@@ -145,7 +151,7 @@ def _keyframes(recording: Recording, windows: list[_Window], number: int) -> tup
         for place in (window.segment_place, window.segment_place - 1):  # a window may begin in the segment before
             wanted.setdefault(place, set()).add(_keyframe_index(window.prediction))
     pictures = {
-        (place, times.index): (segment, image)
+        (place, times.index): (segment, times, image)
         for place, segment in enumerate(recording.segments)
         if place in wanted
         for times, image in segment.images()
@@ -172,13 +178,15 @@ def _keyframe_index(prediction: PredictionMessage) -> int:
     return evidence.frame_index if evidence else prediction.last_index
 
 
-def _keyframe(window: _Window, pictures: dict[tuple[int, int], tuple[Segment, UInt8Image]]) -> ExamKeyframe | None:
+def _keyframe(
+    window: _Window, pictures: dict[tuple[int, int], tuple[Segment, FrameTimes, UInt8Image]]
+) -> ExamKeyframe | None:
     index = _keyframe_index(window.prediction)
     places = ((window.segment_place, index), (window.segment_place - 1, index))
     found = next((pictures[place] for place in places if place in pictures), None)
-    if found is None:
-        return None  # the recorder left this frame out
-    segment, image = found
+    if found is None or not 0 <= window.prediction.t_capture_ns - found[1].t_capture_ns <= _MAX_SPAN_NS:
+        return None  # the recorder left this frame out; a daemon before may have had another of this index
+    segment, _, image = found
     evidence = find_evidence(window.prediction)
     return ExamKeyframe(
         probability=window.prediction.probability,

@@ -257,7 +257,7 @@ class ExamKeeper:
             return
         why = f"nobody kept it for {silent_s:.0f} s" if is_same else "the bundle is another one"
         _log.warning("exam %s has ended: %s", self._exam.mark.id, why)
-        self._exam.ended_wall_ns = time.time_ns() - int(silent_s * 1e9)
+        self._exam.ended_wall_ns, self._exam.ended_threshold = time.time_ns() - int(silent_s * 1e9), threshold
         self._save(is_change=True)
 
     def _new(self) -> RunningExam:
@@ -274,7 +274,7 @@ class ExamKeeper:
     def _end_if_open(self, ended_wall_ns: int | None = None) -> None:
         if self._exam is None or self._exam.ended_wall_ns is not None:
             return
-        self._exam.ended_wall_ns = ended_wall_ns or time.time_ns()
+        self._exam.ended_wall_ns, self._exam.ended_threshold = ended_wall_ns or time.time_ns(), self._terms.threshold
         self._terms.exam = None
         self._save(is_change=True)
         _log.info("exam %s has ended", self._exam.mark.id)

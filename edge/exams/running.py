@@ -35,6 +35,8 @@ class RunningExam:
     """Of the manifest: windows of different networks are not summed up together."""
     finding: str
     ended_wall_ns: int | None = None
+    ended_threshold: float | None = None
+    """The operating threshold that held at its end: a later one is not this exam's."""
     notes: list[Note] = dataclasses.field(default_factory=list)
     mean: LogitMean = dataclasses.field(default_factory=LogitMean)
     keyframes: Keyframes = dataclasses.field(default_factory=Keyframes)
@@ -69,7 +71,11 @@ class RunningExam:
         }
 
     def summary(self, threshold: float) -> Header:
-        """Return the exam so far; `probability` and `interval` are None until there are windows for them."""
+        """Return the exam so far, under the threshold of now or, once it has ended, of then.
+
+        `probability` and `interval` are None until there are windows for them.
+        """
+        threshold = threshold if self.ended_threshold is None else self.ended_threshold
         probability = self.mean.probability if self.mean.num_windows else None
         interval = self.mean.interval()
         return {
@@ -97,7 +103,7 @@ def pack_exam(exam: RunningExam, threshold: float) -> Header:
         "bundle_sha256": exam.bundle_sha256,
         "finding": exam.finding,
         "mean": dataclasses.asdict(exam.mean),
-        "threshold": threshold,
+        "threshold": threshold if exam.ended_threshold is None else exam.ended_threshold,
         "saved_wall_ns": time.time_ns(),
     }
 
@@ -116,6 +122,7 @@ def unpack_exam(packed: Any) -> RunningExam:
         bundle_sha256=str(packed["bundle_sha256"]),
         finding=str(packed["finding"]),
         ended_wall_ns=about["ended_wall_ns"],
+        ended_threshold=None if about["ended_wall_ns"] is None else float(packed["threshold"]),
         notes=[Note(int(note["t_wall_ns"]), str(note["text"])) for note in about["notes"]],
         mean=LogitMean(
             block_length=int(mean["block_length"]),

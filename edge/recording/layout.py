@@ -12,10 +12,11 @@ the oldest are removed where a recording is bounded.
 
 import dataclasses
 import io
+import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MARKER_NAME = "recording.json"
 SCHEMA_VERSION = 1
@@ -77,6 +78,17 @@ class SegmentPaths:
             path.unlink(missing_ok=True)
 
 
+def write_description(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a description so that a reader finds all of it or none, also where the disk is full in its midst.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def segments_of(folder: Path) -> list[SegmentPaths]:
     """Return a recording's segments, oldest first."""
     numbers = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())
@@ -107,7 +119,7 @@ def read_messages(path: Path) -> Iterator[list[bytes]]:
 
 def _read_message(stream: BinaryIO | io.BufferedReader) -> list[bytes] | None:
     num_parts = _read_size(stream)
-    if num_parts is None:
+    if not num_parts:  # a machine that lost its power may leave zeros at the end
         return None
     parts = []
     for _ in range(num_parts):

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import logging
 import threading
 import time
@@ -15,13 +14,23 @@ import av
 
 from edge.errors import ConfigError
 from edge.frame import Frame, UInt8Image
-from edge.recording.layout import MARKER_NAME, NOTICE, SCHEMA_VERSION, FrameTimes, SegmentPaths, segments_of
+from edge.recording.layout import (
+    MARKER_NAME,
+    NOTICE,
+    SCHEMA_VERSION,
+    FrameTimes,
+    SegmentPaths,
+    segments_of,
+    write_description,
+)
 from edge.recording.segment import SegmentWriter
 from edge.sources.base import Rect
 
 _log = logging.getLogger(__name__)
 
 _MAX_WAITING_FRAMES = 60
+_MAX_WAITING = 2000
+"""Frames and messages: half a minute with pictures, 100 MB. A disk that hangs must not take the daemon's memory."""
 _SEGMENT_S = 300.0
 _SEGMENT_BYTES = 512 << 20
 
@@ -75,7 +84,8 @@ class Recorder:
         self._is_closed = False
         self._changed = threading.Condition()
         self.num_left_out = 0
-        """Frames for which the disk was too slow."""
+        """Frames and messages for which the disk was too slow; told when it begins and at the end."""
+        self._is_left_out_told = False
         self.trouble: str | None = None
         """Why nothing is recorded any more; None while all is well."""
         self._thread = threading.Thread(target=self._write, name="record")
@@ -96,7 +106,7 @@ class Recorder:
             while self._is_full() and self._settings.is_lossless:
                 self._changed.wait()
             if self._is_full():
-                self.num_left_out += 1
+                self._leave_out()
                 return
             if not self._is_closed:
                 self._num_waiting_frames += 1
@@ -106,9 +116,13 @@ class Recorder:
     def add_message(self, parts: Sequence[bytes]) -> None:
         """Hand over a message as it is published."""
         with self._changed:
-            if not self._is_closed and self.trouble is None:
-                self._waiting.append(list(parts))
-                self._changed.notify_all()
+            if self._is_closed or self.trouble is not None:
+                return
+            if len(self._waiting) >= _MAX_WAITING:
+                self._leave_out()
+                return
+            self._waiting.append(list(parts))
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Write what waits, and end; idempotent."""
@@ -116,6 +130,16 @@ class Recorder:
             self._is_closed = True
             self._changed.notify_all()
         self._thread.join()
+        if self.num_left_out and not self._is_left_out_told:
+            self._is_left_out_told = True
+            _log.warning(
+                "%s lacks %d frames and messages: the disk was too slow", self._settings.folder, self.num_left_out
+            )
+
+    def _leave_out(self) -> None:
+        self.num_left_out += 1
+        if self.num_left_out == 1:
+            _log.warning("the disk of %s is too slow: the recording lacks frames or messages", self._settings.folder)
 
     def _is_full(self) -> bool:
         return self._num_waiting_frames >= _MAX_WAITING_FRAMES and not self._is_closed
@@ -209,9 +233,9 @@ def _prepare(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
-            if any(folder.iterdir()):
+            if any(path.name != f"{MARKER_NAME}.tmp" for path in folder.iterdir()):
                 raise ConfigError(f"--record {folder} holds other files; name a new folder or an earlier recording")
-            marker.write_text(json.dumps({"schema_version": SCHEMA_VERSION, "notice": NOTICE}) + "\n", encoding="utf-8")
+            write_description(marker, {"schema_version": SCHEMA_VERSION, "notice": NOTICE})
     except OSError as exc:
         raise ConfigError(f"--record {folder} cannot be written ({exc.strerror}); name another folder") from exc
     segments = segments_of(folder)

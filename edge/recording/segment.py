@@ -1,7 +1,6 @@
 """One segment while it is written."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -10,7 +9,7 @@ import av
 
 from edge.frame import UInt8Image
 from edge.recording.codecs import CODINGS, TIME_BASE_HZ, add_video, to_video_frame
-from edge.recording.layout import FrameTimes, SegmentPaths, pack_message
+from edge.recording.layout import FrameTimes, SegmentPaths, pack_message, write_description
 
 _MUXING = {"cluster_time_limit": "1000", "flush_packets": "1"}
 """A cut file loses a second at most."""
@@ -32,7 +31,7 @@ class SegmentWriter:
         self._last_pts = -1
         self.num_frames = 0
         self.shape: tuple[int, ...] | None = None
-        paths.about.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_description(paths.about, about)
         self._frames = paths.frames.open("wb")
         self._messages = paths.messages.open("wb")
 

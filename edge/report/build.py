@@ -18,6 +18,11 @@ from edge.report.page import keyframe_png, render_page
 DICOM_FOLDER = "dicom"
 PAGE_NAME = "report.html"
 SUMMARY_NAME = "summary.json"
+_LAST_NAME = "report"
+_NUMBERED = (
+    "keyframe-[0-9].png",
+    *(f"{DICOM_FOLDER}/{kind}-[0-9].dcm" for kind in ("keyframe", "heatmap", "outline")),
+)
 
 
 def write_report(summary: ExamSummary, study: Study, folder: Path) -> None:
@@ -29,14 +34,30 @@ def write_report(summary: ExamSummary, study: Study, folder: Path) -> None:
     dicom = folder / DICOM_FOLDER
     try:
         dicom.mkdir(parents=True, exist_ok=True)
+        _remove_earlier(folder)
         (folder / PAGE_NAME).write_text(render_page(summary), encoding="utf-8")
         (folder / SUMMARY_NAME).write_text(json.dumps(_facts(summary), indent=2) + "\n", encoding="utf-8")
         for number, keyframe in enumerate(summary.keyframes, start=1):
             (folder / f"keyframe-{number}.png").write_bytes(keyframe_png(keyframe))
         for name, dataset in _objects(summary, study):
-            dataset.save_as(dicom / f"{name}.dcm", enforce_file_format=True)
+            temporary = dicom / f"{name}.tmp"
+            dataset.save_as(temporary, enforce_file_format=True)
+            temporary.replace(dicom / f"{name}.dcm")  # whole or not there, also where the process is ended
     except OSError as exc:
         raise ConfigError(f"--out {folder} cannot be written ({exc.strerror}); name another folder") from exc
+
+
+def has_report(folder: Path) -> bool:
+    """Return whether a report is there with all of its DICOM objects: the last one is written last."""
+    return (folder / DICOM_FOLDER / f"{_LAST_NAME}.dcm").exists()
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove the pictures and objects of an earlier report, which may have had more of them."""
+    (folder / DICOM_FOLDER / f"{_LAST_NAME}.dcm").unlink(missing_ok=True)
+    for pattern in _NUMBERED:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _objects(summary: ExamSummary, study: Study) -> Iterator[tuple[str, Dataset]]:
@@ -47,7 +68,7 @@ def _objects(summary: ExamSummary, study: Study) -> Iterator[tuple[str, Dataset]
         yield f"heatmap-{number}", heatmap_keyframe(summary, study, number)
         yield f"outline-{number}", outline(summary, study, number, plain[-1])
     if plain:  # a report without evidence is not a valid one
-        yield "report", structured_report(summary, study, plain)
+        yield _LAST_NAME, structured_report(summary, study, plain)
 
 
 def _facts(summary: ExamSummary) -> dict[str, Any]:

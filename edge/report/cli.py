@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 
 from edge.commandline import NOTICE, LineHandler, Parser, run_command
-from edge.errors import ConfigError
+from edge.errors import ConfigError, SourceError
 from edge.report.address import parse_pacs
 
 
@@ -25,12 +25,15 @@ class Options:
     tls_key: Path | None
     tls_ca: Path | None
     timeout: float
+    send_only: bool
 
     def __post_init__(self) -> None:
         if self.exam is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.exam):
             raise ConfigError(f"--exam is {self.exam!r}; it must be an exam's id, for example 20260131-101500-a1b2c3")
         if not 0 <= self.timeout < math.inf:
             raise ConfigError(f"--timeout is {self.timeout}; it must be 0 s or more")
+        if self.send_only and (self.pacs is None or self.patient_from is not None):
+            raise ConfigError("--send-only sends a report as it was made: it needs --pacs, and takes no --patient-from")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key go together; give both or neither")
 
@@ -56,6 +59,7 @@ def _parse() -> Options:
     add("--tls-key", metavar="PEM", type=Path, help="its private key")
     add("--tls-ca", metavar="PEM", type=Path, help="whom to trust; alone, it is TLS without a certificate of our own")
     add("--timeout", metavar="S", type=float, default=60.0, help="how long to try to send (default: 60)")
+    add("--send-only", action="store_true", help="send the report that was made before, as it is")
     return Options(**vars(parser.parse_args()))
 
 
@@ -64,26 +68,41 @@ def _run(options: Options) -> int:
     log.handlers, log.propagate = [LineHandler()], False
     log.setLevel(logging.INFO)
     # imported only now: --help and a wrong option need none of it
-    from edge.exams.archive import notes_of
-    from edge.exams.exam import summarise
-    from edge.recording.reader import Recording
-    from edge.report.build import DICOM_FOLDER, PAGE_NAME, write_report
-    from edge.report.dicom_common import study_of_file, study_without_patient
+    from edge.report.build import DICOM_FOLDER, has_report
     from edge.report.pacs import send
 
     pacs, tls = parse_pacs(options.pacs) if options.pacs else None, _tls(options)
-    summary = summarise(Recording(options.recording), options.exam)
-    study = study_of_file(options.patient_from) if options.patient_from else study_without_patient(summary)
     folder = options.out or _default_folder(options)
-    if options.exam is not None:
-        summary = dataclasses.replace(summary, notes=notes_of(options.recording, options.exam))
-    write_report(summary, study, folder)
-    print(f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}")
+    if not options.send_only:
+        _make(options, folder)
     if pacs is not None:
+        if not has_report(folder):
+            raise SourceError(f"{folder} holds no DICOM report: {_why_none(options)}")
         num_sent = send(folder / DICOM_FOLDER, pacs, tls=tls, patience_s=options.timeout)
         print(f"{num_sent} objects are stored at {pacs}")
     print(NOTICE)
     return 0
+
+
+def _make(options: Options, folder: Path) -> None:
+    from edge.exams.archive import notes_of
+    from edge.exams.exam import summarise
+    from edge.recording.reader import Recording
+    from edge.report.build import PAGE_NAME, write_report
+    from edge.report.dicom_common import study_of_file, study_without_patient
+
+    summary = summarise(Recording(options.recording), options.exam)
+    study = study_of_file(options.patient_from) if options.patient_from else study_without_patient(summary)
+    if options.exam is not None:
+        summary = dataclasses.replace(summary, notes=notes_of(options.recording, options.exam))
+    write_report(summary, study, folder)
+    print(f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}")
+
+
+def _why_none(options: Options) -> str:
+    if options.send_only:
+        return "make it first, without --send-only"
+    return "no picture of a strong window was recorded, and it must refer to one; the page was made"
 
 
 def _default_folder(options: Options) -> Path:

@@ -89,6 +89,7 @@ def instance(summary: ExamSummary, study: Study, kind: str, series_number: int, 
         "sop_instance_uid": generate_uid(entropy_srcs=[*entropy, str(number)]),
         "instance_number": number,
         "manufacturer": MANUFACTURER,
+        "specific_character_set": "ISO_IR 192",  # UTF-8: patients' names and findings are of every language
     }
 
 

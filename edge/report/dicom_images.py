@@ -1,18 +1,24 @@
 """The keyframes as Secondary Capture: plain, and with the heatmap drawn in; and the heatmap's outline as a GSPS."""
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import cast
+
 import cv2
 import highdicom
 import numpy as np
 import numpy.typing as npt
 from highdicom.pr import (
     AnnotationUnitsValues,
+    ColorSoftcopyPresentationState,
     GraphicAnnotation,
     GraphicLayer,
     GraphicObject,
     GraphicTypeValues,
+    GrayscaleSoftcopyPresentationState,
     TextObject,
 )
-from highdicom.pr import GrayscaleSoftcopyPresentationState as Gsps
+from PIL import Image, ImageCms, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from edge.exams.exam import ExamKeyframe, ExamSummary
@@ -22,6 +28,7 @@ from edge.report.dicom_common import RESEARCH, Study, device, instance
 PLAIN_SERIES, HEATMAP_SERIES, OUTLINE_SERIES = 9101, 9102, 9103
 _OUTLINE_LEVEL = 0.5
 """Of the window's peak."""
+_MIN_FONT_PX, _MARGIN_PX, _INK = 5, 4, (255, 200, 80)
 
 
 def plain_keyframe(summary: ExamSummary, study: Study, number: int) -> Dataset:
@@ -35,7 +42,7 @@ def heatmap_keyframe(summary: ExamSummary, study: Study, number: int) -> Dataset
     """Return keyframe `number` (from 1) with its heatmap and a line of text drawn in."""
     keyframe = summary.keyframes[number - 1]
     image = draw_heatmap(keyframe)
-    captioned = _with_caption(image, f"{summary.finding} {keyframe.probability:.1%}  {RESEARCH}")
+    captioned = _with_caption(image, (RESEARCH, f"{summary.finding} {keyframe.probability:.1%}"))
     return _capture(summary, study, captioned, "Keyframes with heatmap", HEATMAP_SERIES, number)
 
 
@@ -51,7 +58,7 @@ def outline(summary: ExamSummary, study: Study, number: int, plain: Dataset) -> 
     annotation = GraphicAnnotation(
         referenced_images=[plain], graphic_layer=layer, graphic_objects=_outlines(keyframe), text_objects=[text]
     )
-    state = Gsps(
+    state = _presentation_state(plain)(
         referenced_images=[plain],
         **instance(summary, study, "outline", OUTLINE_SERIES, number),
         **device(),
@@ -63,6 +70,15 @@ def outline(summary: ExamSummary, study: Study, number: int, plain: Dataset) -> 
     state.Laterality = None  # not known
     state.SeriesDescription = "Heatmap outlines, research only"
     return state
+
+
+def _presentation_state(plain: Dataset) -> Callable[..., Dataset]:
+    """Return the kind that may refer to this picture (PS3.3, A.33.1 and A.33.2)."""
+    if plain.SamplesPerPixel == 1:
+        return cast(Callable[..., Dataset], GrayscaleSoftcopyPresentationState)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # a display's profile by its class; DICOM asks for an input's, which has the same tags (ICC.1:2022, 8.3.3)
+    return functools.partial(ColorSoftcopyPresentationState, icc_profile=profile[:12] + b"scnr" + profile[16:])
 
 
 def draw_heatmap(keyframe: ExamKeyframe) -> RgbImage:
@@ -86,18 +102,26 @@ def _capture(
     dataset.PatientOrientation = dataset.Laterality = None  # not known
     dataset.SeriesDescription = f"{series}, research only"
     dataset.ImageComments = RESEARCH
-    dataset.BurnedInAnnotation = "YES" if series_number == HEATMAP_SERIES else "NO"
+    if series_number == HEATMAP_SERIES:
+        dataset.BurnedInAnnotation = (
+            "YES"  # the caption; what else the ROI may hold is not known, of the plain one, too
+        )
     dataset.DerivationDescription = f"frame {summary.keyframes[number - 1].index} of the exam"
     return dataset
 
 
-def _with_caption(image: RgbImage, text: str) -> RgbImage:
-    """Add a strip below the image: no pixel of it is covered."""
-    scale = max(0.35, image.shape[1] / 1200)
-    height = round(40 * scale) + 8
-    strip = np.zeros((height, image.shape[1], 3), np.uint8)
-    cv2.putText(strip, text, (6, height - 8), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 200, 80), 1, cv2.LINE_AA)
-    return np.concatenate([image, strip])
+def _with_caption(image: RgbImage, lines: Sequence[str]) -> RgbImage:
+    """Add lines below the image: no pixel of it is covered, and no word is cut off."""
+    return np.concatenate([image, *(_line(text, image.shape[1]) for text in lines)])
+
+
+def _line(text: str, width: int) -> RgbImage:
+    size = max(12, width // 40)
+    while size > _MIN_FONT_PX and ImageFont.load_default(size).getlength(text) > width - 2 * _MARGIN_PX:
+        size -= 1
+    strip = Image.new("RGB", (width, round(1.5 * size)))
+    ImageDraw.Draw(strip).text((_MARGIN_PX, size // 5), text, _INK, ImageFont.load_default(size))
+    return np.asarray(strip)
 
 
 def _outlines(keyframe: ExamKeyframe) -> list[GraphicObject]:

@@ -67,11 +67,12 @@ def _measurements(summary: ExamSummary, pictures: Sequence[Dataset]) -> sr.Measu
             uid=generate_uid(entropy_srcs=[str(summary.started_wall_ns), summary.stream]),
             identifier=f"{summary.finding} ({RESEARCH})",
         ),
-        finding_type=Code("finding", _SCHEME, _short(summary.finding)),
+        # not the finding alone: a reader of a negative report would take it for found
+        finding_type=Code("finding", _SCHEME, _short(f"Assessed for {summary.finding}")),
         algorithm_id=_algorithm(summary),
         measurements=_numbers(summary),
         qualitative_evaluations=[
-            sr.QualitativeEvaluation(codes.DCM.Finding, verdict),
+            sr.QualitativeEvaluation(Code("verdict", _SCHEME, "Result against the operating threshold"), verdict),
             sr.QualitativeEvaluation(
                 Code("intended-use", _SCHEME, "Intended use"), Code("research", _SCHEME, RESEARCH)
             ),

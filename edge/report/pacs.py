@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import ssl
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pydicom
+import pydicom.errors
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -21,6 +23,7 @@ CALLING_AET = "EDGE"
 SENT_NAME = "sent.json"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
 _NETWORK_TIMEOUT_S = 10.0
+_PROBE_TIMEOUT_S = 2.0
 
 
 def send(
@@ -29,7 +32,7 @@ def send(
     """Send every object of a folder that has not arrived yet, again and again until all have.
 
     Args:
-        folder: Holds the `.dcm` files, and `sent.json`, which says which have arrived where.
+        folder: Holds the `.dcm` files, and `sent.json`, which says which SOPInstanceUIDs have arrived where.
         pacs: The destination.
         tls: For an encrypted connection.
         patience_s: How long to try; an object that did not arrive is sent by the next call.
@@ -45,7 +48,7 @@ def send(
     deadline_s, pause_s, num_sent = time.monotonic() + patience_s, _FIRST_PAUSE_S, 0
     while True:
         pending = _pending(folder, pacs)
-        trouble, num_arrived = _send_once(pending, pacs, tls, lambda path: _note_sent(folder, pacs, path))
+        trouble, num_arrived = _send_once(pending, pacs, tls, lambda uid: _note_sent(folder, pacs, uid))
         num_sent += num_arrived
         if trouble is None:
             return num_sent
@@ -59,7 +62,7 @@ def send(
 
 
 def _send_once(
-    paths: Sequence[Path], pacs: Pacs, tls: ssl.SSLContext | None, note: Callable[[Path], None]
+    paths: Sequence[Path], pacs: Pacs, tls: ssl.SSLContext | None, note: Callable[[str], None]
 ) -> tuple[str | None, int]:
     """Send over one association; return what went wrong, and the number of objects that arrived."""
     if not paths:
@@ -73,20 +76,41 @@ def _send_once(
         pacs.host, pacs.port, ae_title=pacs.aet, tls_args=(tls, pacs.host) if tls is not None else None
     )
     if not association.is_established:
-        reason = "it refused the association" if association.is_rejected else "it does not answer"
-        return f"{reason} (is the AE title {CALLING_AET!r} known to it?)", 0
+        return _why_not(association, pacs, tls), 0
     num_arrived, troubles = 0, []
     try:
         for path, dataset in datasets.items():
             trouble = _store(association, dataset)
             if trouble is None:
-                note(path)
+                note(dataset.SOPInstanceUID)
                 num_arrived += 1
             else:
                 troubles.append(f"{path.name}: {trouble}")
     finally:
         association.release()
     return (troubles[0] if troubles else None), num_arrived
+
+
+def _why_not(association: Association, pacs: Pacs, tls: ssl.SSLContext | None) -> str:
+    """Say why there is no association: the library tells a lost network, TLS and a refusal apart in its log alone."""
+    if association.is_rejected:
+        return f"it refused the association (is the AE title {CALLING_AET!r} known to it, and is its own {pacs.aet!r}?)"
+    try:
+        with socket.create_connection((pacs.host, pacs.port), _PROBE_TIMEOUT_S) as plain:
+            if tls is None:
+                return f"it hangs up (is the AE title {CALLING_AET!r} known to it? does it ask for TLS, see --tls-ca?)"
+            with tls.wrap_socket(plain, server_hostname=pacs.host) as encrypted:
+                encrypted.recv(1)  # with TLS 1.3 a refused certificate is told only now
+    except ssl.SSLCertVerificationError as exc:
+        return f"TLS: its certificate is not trusted ({exc.verify_message}); see --tls-ca"
+    except ssl.SSLError as exc:
+        return (
+            f"TLS: {(exc.reason or str(exc)).replace('_', ' ').lower()} (does it ask for --tls-cert? does it use TLS?)"
+        )
+    except OSError as exc:
+        if not isinstance(exc, TimeoutError):
+            return f"it cannot be reached ({exc.strerror or exc})"
+    return f"it does not answer (is the AE title {CALLING_AET!r} known to it?)"
 
 
 def _store(association: Association, dataset: pydicom.Dataset) -> str | None:
@@ -104,7 +128,16 @@ def _store(association: Association, dataset: pydicom.Dataset) -> str | None:
 
 def _pending(folder: Path, pacs: Pacs) -> list[Path]:
     sent = set(_read_sent(folder).get(str(pacs), ()))
-    return [path for path in sorted(folder.glob("*.dcm")) if path.name not in sent]
+    # by what an object is, not by its file's name: a report that was made again has others
+    return [path for path in sorted(folder.glob("*.dcm")) if _uid_of(path) not in sent]
+
+
+def _uid_of(path: Path) -> str:
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        return str(header.SOPInstanceUID)
+    except (OSError, AttributeError, pydicom.errors.InvalidDicomError) as exc:
+        raise SourceError(f"{path} is not a readable DICOM object ({exc}); make the report again") from exc
 
 
 def _read_sent(folder: Path) -> dict[str, list[str]]:
@@ -112,14 +145,17 @@ def _read_sent(folder: Path) -> dict[str, list[str]]:
         return dict(json.loads((folder / SENT_NAME).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (OSError, ValueError, TypeError):
         _log.warning("%s is damaged: all objects are sent again", folder / SENT_NAME)
         return {}
 
 
-def _note_sent(folder: Path, pacs: Pacs, path: Path) -> None:
+def _note_sent(folder: Path, pacs: Pacs, uid: str) -> None:
     sent = _read_sent(folder)
-    sent.setdefault(str(pacs), []).append(path.name)
+    sent.setdefault(str(pacs), []).append(uid)
     temporary = folder / (SENT_NAME + ".tmp")
-    temporary.write_text(json.dumps(sent, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / SENT_NAME)
+    try:
+        temporary.write_text(json.dumps(sent, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(folder / SENT_NAME)
+    except OSError as exc:  # it has arrived; that it is sent once more does no harm
+        _log.warning("%s cannot be written: %s", folder / SENT_NAME, exc.strerror)

@@ -1,5 +1,7 @@
 // The exam of one stream: what it gave so far, and the buttons that begin, end and annotate it.
 
+import { say } from "./say.js";
+
 export class ExamBar {
   /**
    * @param {HTMLElement} bar
@@ -31,7 +33,7 @@ export class ExamBar {
   drawWords(link) {
     if (this.bar.hidden) return;
     const text = link === "up" ? this.words() : "Exam: no word from the display server";
-    if (this.part("facts").textContent !== text) this.part("facts").textContent = text;
+    say(this.part("facts"), text);
   }
 
   words() {

@@ -20,16 +20,19 @@ const SILENT_MS = 3000; // a daemon says its status every second
  *   stream: the server's latest word on the stream, or null
  *   result: the latest prediction, or null; ageMs: its age now
  *   staleMs, vanishMs: ages from which a result is stale, and no longer shown
- * @returns {{key: string, word: string, sign: string, reason: string, showsNumber: boolean, isCurrent: boolean}}
+ * @returns {{key: string, word: string, sign: string, reason: string, showsNumber: boolean, isCurrent: boolean,
+ *   isHeard: boolean}} isHeard: what the daemon says of itself is of now
  */
 export function judge(known) {
   const [key, reason] = state(known);
-  const { result, ageMs, vanishMs } = known;
+  const { stream, result, ageMs, vanishMs } = known;
   const isCurrent = key === "LIVE";
   const isYoung = result !== null && ageMs <= vanishMs;
-  const showsNumber = result !== null && (isCurrent || key === "FROZEN" || isYoung);
+  // a result from before another image is not the frozen one's
+  const isOfFrozen = key === "FROZEN" && !stream.is_result_cut;
+  const showsNumber = result !== null && (isCurrent || isOfFrozen || isYoung);
   const [word, sign] = WORDS[key];
-  return { key, word, sign, reason, showsNumber, isCurrent };
+  return { key, word, sign, reason, showsNumber, isCurrent, isHeard: !key.startsWith("NO_") || key === "NO_SIGNAL" };
 }
 
 function state({ link, stream, result, ageMs, staleMs }) {

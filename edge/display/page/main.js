@@ -3,6 +3,7 @@
 import { setUpNote } from "./exam.js";
 import { Link } from "./link.js";
 import { draw } from "./picture.js";
+import { say } from "./say.js";
 import { Tile } from "./tile.js";
 
 const WORDS_MS = 100;
@@ -35,7 +36,7 @@ const handlers = {
 
 const link = new Link((message, clock) => {
   const { facts } = message;
-  if (facts.kind === "view") tileOf(facts.stream).onView(message);
+  if (facts.kind === "view") tileOf(facts.stream).onView(message, clock);
   else handlers[facts.kind]?.(facts, clock);
 });
 
@@ -58,14 +59,13 @@ function drawWords() {
   const { state } = link;
   const banner = document.getElementById("link");
   banner.hidden = state === "up";
-  banner.textContent = state === "server"
-    ? "The display server is gone: nothing here is current. Trying again."
-    : "No word from the display server: nothing here is current. Trying again.";
+  const trouble = state === "server" ? "The display server is gone" : "No word from the display server";
+  say(banner, state === "up" ? "" : `${trouble}: nothing here is current. Trying again.`);
   for (const tile of tiles.values()) tile.drawWords(state, settings);
 }
 
 function enlarge({ view, caption }) {
-  if (!view) return;
+  if (!view?.bitmap.width) return; // it did not come, or was overtaken and closed
   const dialog = document.getElementById("large");
   draw(dialog.querySelector("canvas"), view, look.opacity);
   dialog.querySelector(".caption").textContent = caption;

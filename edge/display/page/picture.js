@@ -2,10 +2,11 @@
 
 const RAMP = ramp();
 
-/** Decode a view off the main thread. */
-export async function decodeView({ facts, blobs }) {
+/** Decode a view off the main thread; `t_ms` is when it came, on this page's clock. */
+export async function decodeView({ facts, blobs }, t_ms = null) {
   const bitmap = await createImageBitmap(new Blob([blobs[0]], { type: "image/jpeg" }));
-  return { bitmap, frame_px: facts.frame_px, heat: facts.heat && { ...facts.heat, values: blobs[1] }, index: facts.index };
+  const heat = facts.heat && { ...facts.heat, values: blobs[1] };
+  return { bitmap, frame_px: facts.frame_px, heat, index: facts.index, t_ms };
 }
 
 /**

@@ -4,6 +4,8 @@ import { ExamBar } from "./exam.js";
 import { History } from "./history.js";
 import { judge } from "./judge.js";
 import { decodeView, draw } from "./picture.js";
+import { say } from "./say.js";
+import { clock, Strip } from "./strip.js";
 
 const MAX_WAITING = 2; // views: what comes faster than the screen is left out
 
@@ -17,7 +19,6 @@ export class Tile {
   constructor(id, look, onEnlarge, askNote) {
     this.id = id;
     this.look = look;
-    this.onEnlarge = onEnlarge;
     this.stream = null;
     this.result = null;
     this.waiting = [];
@@ -28,12 +29,13 @@ export class Tile {
     this.section.dataset.stream = id;
     this.part = (name) => this.section.querySelector(`.${name}`);
     this.history = new History(this.part("history"));
+    this.strip = new Strip(this.part("keyframes"), look, onEnlarge);
     this.exam = new ExamBar(this.part("exam"), askNote);
   }
 
   onTick(stream, clock) {
     this.stream = { ...stream, spokeMs: stream.t_message_ms === null ? null : clock.toPage(stream.t_message_ms) };
-    this.part("name").textContent = stream.name;
+    say(this.part("name"), stream.name);
   }
 
   onPrediction(facts, clock) {
@@ -41,8 +43,8 @@ export class Tile {
     this.history.add(facts.probability, facts.threshold, this.result.t_ms);
   }
 
-  onView(message) {
-    const decoding = decodeView(message).catch(() => null);
+  onView(message, clock) {
+    const decoding = decodeView(message, clock.toPage(message.facts.t_ms)).catch(() => null);
     // several are decoded at a time, and shown in the order in which they came
     this.decoded = this.decoded.then(async () => {
       const view = await decoding;
@@ -53,7 +55,7 @@ export class Tile {
   }
 
   onKeyframes({ keyframes }) {
-    this.part("keyframes").replaceChildren(...keyframes.map((keyframe) => this.thumbnail(keyframe)));
+    this.strip.show(keyframes);
   }
 
   /** The age of the result now. */
@@ -70,6 +72,7 @@ export class Tile {
       this.num_drawn += 1;
     }
     if (this.view && (next || this.look.changed)) draw(this.part("picture"), this.view, this.look.opacity);
+    if (this.look.changed) this.strip.draw();
     if (next) this.section.dispatchEvent(new CustomEvent("drawn", { bubbles: true, detail: { index: next.index } }));
   }
 
@@ -79,12 +82,12 @@ export class Tile {
     const stream = this.stream && { ...this.stream, silent_ms: this.silentMs() };
     const verdict = judge({ link, stream, result, ageMs, staleMs: settings.stale_ms, vanishMs: settings.vanish_ms });
     this.section.dataset.state = verdict.key;
-    this.part("word").textContent = verdict.word;
+    say(this.part("word"), verdict.word);
     this.part("sign").firstElementChild.setAttribute("href", `#${verdict.sign}`);
-    this.part("reason").textContent = verdict.reason;
+    say(this.part("reason"), verdict.reason);
     this.drawNumber(verdict);
-    this.drawVeil(verdict);
-    this.part("small").textContent = this.small();
+    this.drawVeil(verdict, settings.vanish_ms);
+    say(this.part("small"), this.small(verdict));
     this.history.draw();
     this.exam.drawWords(link);
   }
@@ -96,11 +99,11 @@ export class Tile {
   drawNumber({ showsNumber, isCurrent, key }) {
     const { result } = this;
     this.section.classList.toggle("positive", showsNumber && result.positive);
-    this.part("finding").textContent = result?.class ?? "";
-    this.part("number").textContent = showsNumber ? `${(100 * result.probability).toFixed(0)} %` : "–";
+    say(this.part("finding"), result?.class ?? "");
+    say(this.part("number"), showsNumber ? `${(100 * result.probability).toFixed(0)} %` : "–");
     this.part("number").classList.toggle("past", !isCurrent);
-    this.part("verdict").textContent = showsNumber ? verdictOf(result) : "";
-    this.part("age").textContent = result === null ? "" : this.age(key, isCurrent);
+    say(this.part("verdict"), showsNumber ? verdictOf(result) : "");
+    say(this.part("age"), result === null ? "" : this.age(key, isCurrent));
   }
 
   age(key, isCurrent) {
@@ -110,65 +113,28 @@ export class Tile {
     return `${key === "FROZEN" ? "as of" : "last result at"} ${then}, ${seconds.toFixed(seconds < 10 ? 1 : 0)} s ago`;
   }
 
-  drawVeil({ isCurrent, word, key }) {
+  drawVeil({ isCurrent, word, key }, vanishMs) {
     const veil = this.part("veil");
     const hasPicture = this.view !== null;
-    const isLivePicture = isCurrent || (key === "WARMUP" && hasPicture);
-    veil.hidden = isLivePicture && hasPicture;
-    veil.textContent = isLivePicture ? "No picture: start edge-infer with --frames 30" : word;
-    this.section.classList.toggle("dim", !isLivePicture);
+    const isLive = isCurrent || (key === "WARMUP" && hasPicture);
+    // results may go on where pictures do not
+    const pictureMs = hasPicture ? performance.now() - this.view.t_ms : 0;
+    const isOld = isLive && pictureMs > vanishMs;
+    veil.hidden = isLive && hasPicture && !isOld;
+    if (isOld) say(veil, `The picture is ${(pictureMs / 1000).toFixed(0)} s old`);
+    else say(veil, isLive ? "No picture: start edge-infer with --frames 30" : word);
+    this.section.classList.toggle("dim", !isLive || isOld);
   }
 
-  small() {
+  small({ isHeard }) {
     const { stream } = this;
-    if (stream === null) return "";
+    if (stream === null || !isHeard) return "";
     const { p50, p99 } = stream.latency_ms;
     const engine = stream.engine ? `${stream.engine.name} on ${stream.engine.backend} ${stream.engine.precision}` : "";
     const fps = stream.fps ? `${stream.fps.toFixed(0)} frames/s` : "";
     const latency = p50 === undefined ? "" : `latency ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms`;
     return [fps, latency, engine, stream.source].filter(Boolean).join(" · ");
   }
-
-  thumbnail(keyframe) {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    const canvas = document.createElement("canvas");
-    const caption = document.createElement("span");
-    const when = clock(keyframe.t_wall_ms);
-    caption.textContent = `${(100 * keyframe.probability).toFixed(0)} % · ${when}`;
-    button.type = "button";
-    button.setAttribute("aria-label", `Enlarge: ${caption.textContent}`);
-    button.append(canvas, caption);
-    item.append(button);
-    const shown = loadKeyframe(keyframe.id).then((view) => {
-      if (view) draw(canvas, view, this.look.opacity);
-      return view;
-    });
-    button.onclick = async () => this.onEnlarge({ ...keyframe, caption: caption.textContent, view: await shown });
-    return item;
-  }
-}
-
-const loaded = new Map(); // keyframe id to view: the strip is drawn again whenever it changes
-
-async function loadKeyframe(id) {
-  if (!loaded.has(id)) {
-    loaded.set(id, fetchKeyframe(id));
-    if (loaded.size > 64) loaded.delete(loaded.keys().next().value);
-  }
-  return loaded.get(id);
-}
-
-async function fetchKeyframe(id) {
-  const { decode } = await import("./link.js");
-  const response = await fetch(`/keyframes/${id}`).catch(() => null); // null: the server is gone
-  if (response?.ok) return decodeView(decode(await response.arrayBuffer()));
-  loaded.delete(id);
-  return null;
-}
-
-function clock(t_ms) {
-  return new Date(t_ms).toLocaleTimeString("en-GB");
 }
 
 function verdictOf({ positive, threshold }) {
