@@ -92,7 +92,10 @@ def _build(bundle: Bundle, options: argparse.Namespace) -> int:
         _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
     build = file.build or {}
     print(f"{bundle.path / file.name}: {result.describe()}, over {result.num_clips} reference clips")
-    gain = f", {build['gain_over_fp32']:.2f} times as fast as FP32 beside it" if "gain_over_fp32" in build else ""
+    gain = ""
+    if "gain_over_fp32" in build:
+        beside = "" if build["fp32_device"] == build["device"] else f" on {build['fp32_device']}"
+        gain = f", {build['gain_over_fp32']:.2f} times as fast as FP32 beside it{beside}"
     print(f"{build['windows_per_s']:.2f} windows/s on {build['device']}{gain}")
     return 0
 
