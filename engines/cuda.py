@@ -96,6 +96,15 @@ def describe_gpu(index: int) -> GpuInfo:
     )
 
 
+def select(index: int) -> None:
+    """Make this the calling thread's device: libraries that are told of none work there.
+
+    Raises:
+        CudaError: There is none, or it is lost.
+    """
+    _call("cudaSetDevice", index)
+
+
 class Gpu:
     """One device, one stream, and all memory, events and graphs made here; `close` gives them back.
 
@@ -116,7 +125,7 @@ class Gpu:
 
     def select(self) -> None:
         """Make this the calling thread's device."""
-        _call("cudaSetDevice", self.index)
+        select(self.index)
 
     def allocate(self, num_bytes: int) -> int:
         """Return the address of new device memory."""

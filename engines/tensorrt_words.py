@@ -1,6 +1,10 @@
 """What TensorRT says and how far it is: its errors become ours, its build phases one share of progress."""
 
+import contextlib
 import logging
+import signal
+import threading
+from collections.abc import Iterator
 from typing import SupportsInt, TypeVar
 
 import tensorrt as trt
@@ -57,6 +61,22 @@ class Monitor(trt.IProgressMonitor):
         self._phases: dict[str, _Phase] = {}
         self._share = 0.0
         self.is_interrupted = False
+
+    @contextlib.contextmanager
+    def catching_ctrl_c(self) -> Iterator[None]:
+        """Remember Ctrl-C: its exception would come up within one of TensorRT's calls, which swallows exceptions."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python tells the main thread alone
+            return
+
+        def remember(*_: object) -> None:
+            self.is_interrupted = True
+
+        before = signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt) -> None:
         """Take the start of a phase; TensorRT calls this."""
