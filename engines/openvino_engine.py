@@ -13,6 +13,7 @@ from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, BundleError, EngineError
 from engines.openvino_stem import fold_constants, split
+from engines.parity import cure
 from engines.ring import Float32Array, MirroredRing
 
 DEFAULT_DEVICE = "CPU"
@@ -93,7 +94,9 @@ class OpenVinoEngine(HostEngine):
             self._outputs = [compiled.output(name) for name in OUTPUT_NAMES]
             self._create_requests(openvino, compiled)
         except Exception as exc:  # its errors have no common class but this
-            raise EngineError(f"OpenVINO cannot load {path} on {device}: {last_line(exc)}") from exc
+            raise EngineError(
+                f"OpenVINO cannot load {path} on {device}: {last_line(exc)}; {cure(bundle, file)}"
+            ) from exc
 
     def _properties(self, precision_hint: str, options: EngineOptions) -> dict[str, Any]:
         properties: dict[str, Any] = {

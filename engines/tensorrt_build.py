@@ -46,7 +46,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     plan_path = folder / f"model.tensorrt-{precision}.plan"
     cache_path = plan_options.cache_path(host.tensorrt, gpu.name)
     compile_plan(onnx_path, plan_path, plan_options, cache_path, progress)
-    counts = Plan(plan_path).layer_counts()
+    counts = Plan(plan_path, is_version_compatible=plan_options.version_compatible).layer_counts()
     require_half_plan(counts, plan_path.stat().st_size, onnx_path, num_weights=_num_weights(onnx_path))
     return Built(
         files=((plan_path.name, KIND),),

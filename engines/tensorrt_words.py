@@ -1,5 +1,6 @@
 """What TensorRT says and how far it is: its errors become ours, its build phases one share of progress."""
 
+import collections
 import contextlib
 import logging
 import signal
@@ -15,6 +16,8 @@ from engines.errors import EngineError
 T = TypeVar("T")
 
 _log = logging.getLogger("edge.engines")
+_MAX_ERRORS = 16
+"""That are kept for a failure, which may never come."""
 _ERRORS = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
 
 
@@ -23,7 +26,7 @@ class Words(trt.ILogger):
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
-        self._errors: list[str] = []
+        self._errors: collections.deque[str] = collections.deque(maxlen=_MAX_ERRORS)
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
         """Take a message; TensorRT calls this, from any of its threads."""
@@ -33,7 +36,8 @@ class Words(trt.ILogger):
 
     def take(self) -> str:
         """Return the errors since the last call, as one line."""
-        errors, self._errors = self._errors, []
+        errors = list(self._errors)
+        self._errors.clear()
         return "; ".join(dict.fromkeys(errors)) or "it gives no reason"
 
     def require(self, value: T | None, what: str) -> T:

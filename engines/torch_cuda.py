@@ -42,12 +42,8 @@ def create(bundle: Bundle, options: EngineOptions) -> CudaEngine:
     )
     outputs = {name: (1, *array.shape[1:]) for name, array in _reference_outputs(bundle).items()}
     spec = EngineSpec(bundle.name, file.sha256, "torch", precision, device, bundle.clip_tchw, bundle.classes)
-    gpu = cuda.Gpu(info.index)
-    try:
+    with cuda.running(bundle.path / file.name, info.index) as gpu:
         return CudaEngine(spec, gpu, TorchProgram(torch, network, device, (1, *bundle.clip_tchw), outputs))
-    except BaseException:
-        gpu.close()
-        raise
 
 
 class TorchProgram:

@@ -201,7 +201,9 @@ def test_built_file_that_is_none_is_refused_by_name(folder: Path) -> None:
     path = folder / "model.openvino-fp32.xml"
     path.write_text("<net/>")
     bundle = add_files(bundle, describe_file(path, "openvino", "fp32", bundle.file("openvino").build))
-    with pytest.raises(EngineError, match=r"OpenVINO cannot load .*model\.openvino-fp32\.xml on CPU"):
+    with pytest.raises(
+        EngineError, match=r"OpenVINO cannot load .*model\.openvino-fp32\.xml on CPU: .*edge-build .* --precision fp32$"
+    ):
         load_engine(bundle, "openvino")
 
 
