@@ -10,6 +10,7 @@ from engines.bundle import Bundle, BundleFile
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
+from engines.openvino_engine import DEFAULT_DEVICE, hardware
 
 _log = logging.getLogger("edge.engines")
 
@@ -100,7 +101,7 @@ def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
 
 def _not_measured_faster(file: BundleFile) -> str | None:
     build: Any = file.build or {}
-    if (there := build.get("hardware")) != (here := host.describe()):
+    if (there := build.get("hardware")) != (here := hardware(str(build.get("device", DEFAULT_DEVICE)))):
         return f"it was measured on {there}, this is {here}; edge-build measures it anew"
     if (gain := _gain(file)) < _MIN_GAIN:
         return f"it is {gain:.2f} times as fast as FP32 on this machine"

@@ -156,19 +156,22 @@ def _candidate(bundle: Bundle, builder: str, precision: str, built: Built, folde
     return dataclasses.replace(bundle, path=folder, files=(*kept, *new))
 
 
-def _prove(candidate: Bundle, backend: str, device: str, precision: str) -> tuple[ParityResult, dict[str, float]]:
-    """Return the engine's differences, and its speed: alone, and beside FP32 on the same backend where that runs."""
+def _prove(candidate: Bundle, backend: str, device: str, precision: str) -> tuple[ParityResult, dict[str, Any]]:
+    """Return the engine's differences, and its speed: alone, and beside the backend's FP32 where that runs."""
     with contextlib.ExitStack() as stack:
         engine = load_unproven(candidate, backend, EngineOptions(device=device, precision=precision))
         stack.callback(engine.close)
         result = measure_parity(engine, candidate)
         engines = [engine]
         if precision != "fp32" and "fp32" in backend_module(backend).precisions(candidate):
-            engines.append(load_unproven(candidate, backend, EngineOptions(device=device, precision="fp32")))
+            # on the backend's own choice of device: it is what would run otherwise, and not every device has FP32
+            engines.append(load_unproven(candidate, backend, EngineOptions(precision="fp32")))
             stack.callback(engines[1].close)
         times_s = _measure_s(engines, candidate.reference().clips[0])
-    speed = {"windows_per_s": round(1 / times_s[0], 3)}
-    return result, speed if len(engines) == 1 else {**speed, "gain_over_fp32": round(times_s[1] / times_s[0], 3)}
+    speed: dict[str, Any] = {"windows_per_s": round(1 / times_s[0], 3)}
+    if len(engines) > 1:
+        speed |= {"gain_over_fp32": round(times_s[1] / times_s[0], 3), "fp32_device": engines[1].spec.device}
+    return result, speed
 
 
 def _measure_s(engines: Sequence[Engine], clip_tchw: npt.NDArray[np.float32]) -> list[float]:
@@ -185,7 +188,7 @@ def _measure_s(engines: Sequence[Engine], clip_tchw: npt.NDArray[np.float32]) ->
     return [float(np.median(own_s)) for own_s in times_s]
 
 
-def _with_results(files: tuple[BundleFile, ...], result: ParityResult, speed: Mapping[str, float]) -> list[BundleFile]:
+def _with_results(files: tuple[BundleFile, ...], result: ParityResult, speed: Mapping[str, Any]) -> list[BundleFile]:
     engine, *others = files
     build = {**(engine.build or {}), "parity": result.as_json(), **speed}
     return [dataclasses.replace(engine, build=build), *others]

@@ -52,7 +52,8 @@ class BundleFile:
     precision: str | None = None
     build: Mapping[str, Any] | None = None
     """Of a compiled file: `backend`, `device`, `software` (versions), `hardware`, `options`, `parity` (`num_clips`,
-    `probability_difference`, `heatmap_difference`), `windows_per_s`, `gain_over_fp32` and `built_at`; all as JSON."""
+    `probability_difference`, `heatmap_difference`), `windows_per_s`, `gain_over_fp32`, `fp32_device` (on which FP32 ran
+    beside it) and `built_at`; all as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ import ctypes
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,12 @@ class CudaError(EngineError):
     """A CUDA call failed; `name` is CUDA's own, such as cudaErrorMemoryAllocation."""
 
     def __init__(self, call: str, name: str, words: str) -> None:
-        super().__init__(f"CUDA {call} failed: {name}: {words}{_CURES.get(name, '')}")
+        super().__init__(f"CUDA {call} failed: {name}: {words}{_CURES.get(name, _CURE)}")
         self.name = name
 
+
+_CURE = "; look at `nvidia-smi` and at the system's log, then start again"
+"""A device that is lost is told by many names."""
 
 _CURES = {
     "cudaErrorMemoryAllocation": "; the GPU's memory is full: end what else runs on it, or take another --device",
@@ -59,8 +63,8 @@ def probe() -> str | None:
         return f"cuda-python is not installed: `{INSTALL}`"
     try:
         return None if _call("cudaGetDeviceCount") else "this machine has no CUDA device"
-    except CudaError as exc:
-        return NO_DRIVER if exc.name == "cudaErrorInsufficientDriver" else str(exc)
+    except EngineError as exc:
+        return NO_DRIVER if isinstance(exc, CudaError) and exc.name == "cudaErrorInsufficientDriver" else str(exc)
 
 
 def device_index(device: str | None) -> int:
@@ -96,6 +100,34 @@ def describe_gpu(index: int) -> GpuInfo:
     )
 
 
+def select(index: int) -> None:
+    """Make this the calling thread's device: libraries that are told of none work there.
+
+    Raises:
+        CudaError: There is none, or it is lost.
+    """
+    _call("cudaSetDevice", index)
+
+
+@contextlib.contextmanager
+def running(path: Path, index: int) -> Iterator["Gpu"]:
+    """Give a GPU to what is to run a file; closed again where that fails.
+
+    Raises:
+        EngineError: It cannot run, such as for want of memory; names the file.
+    """
+    gpu = None
+    try:
+        gpu = Gpu(index)
+        yield gpu
+    except BaseException as exc:
+        if gpu is not None:
+            gpu.close()
+        if isinstance(exc, EngineError) and str(path) not in str(exc):
+            raise EngineError(f"{path} cannot run on cuda:{index}: {exc}") from exc
+        raise
+
+
 class Gpu:
     """One device, one stream, and all memory, events and graphs made here; `close` gives them back.
 
@@ -116,7 +148,7 @@ class Gpu:
 
     def select(self) -> None:
         """Make this the calling thread's device."""
-        _call("cudaSetDevice", self.index)
+        select(self.index)
 
     def allocate(self, num_bytes: int) -> int:
         """Return the address of new device memory."""
@@ -196,7 +228,7 @@ def _runtime() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as exc:
-        raise BackendError(f"backend tensorrt: {exc}; install it with `{INSTALL}`") from exc
+        raise BackendError(f"cuda-python does not load ({exc}); install it with `{INSTALL}`") from exc
     return runtime
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from engines.bundle import Bundle
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, EngineError
+from engines.parity import cure
 
 DEFAULT_DEVICE = "CPU"
 OUTPUT_NAMES = ("probabilities", "heatmap")
@@ -14,6 +15,8 @@ _SUFFIX = "ExecutionProvider"
 _ONLY_FATAL = 4
 _CRASHING_OPTIMIZERS = {"fp16": ["NchwcTransformer"]}
 """It ends the process when the CPU provider creates a session for some FP16 networks (seen with 1.30 to 1.32)."""
+_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""Left alone, it rounds FP32 as FP16 is rounded, without a word."""
 
 
 def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "OnnxRuntimeEngine":  # noqa: B008  frozen
@@ -53,12 +56,14 @@ class OnnxRuntimeEngine(HostEngine):
             session = runtime.InferenceSession(
                 str(path),
                 _session_options(runtime, options),
-                providers=[provider],
+                providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
                 disabled_optimizers=_CRASHING_OPTIMIZERS.get(precision),
             )
             self._input_name = session.get_inputs()[0].name
         except Exception as exc:  # its errors have no common class but this
-            raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_last_line(exc)}") from exc
+            raise EngineError(
+                f"ONNX Runtime cannot load {path} on {device}: {_last_line(exc)}; {cure(bundle, file)}"
+            ) from exc
         # a provider whose libraries are missing is left out without an error
         if provider not in session.get_providers():
             raise BackendError(f"ONNX Runtime's {provider} does not start here; install what it needs, or use CPU")

@@ -4,11 +4,18 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from engines import host
 from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle
 from engines.errors import EngineError
-from engines.openvino_engine import DEFAULT_DEVICE, KIND, check_device, import_openvino, last_line, shared_core
+from engines.openvino_engine import (
+    DEFAULT_DEVICE,
+    KIND,
+    check_device,
+    hardware,
+    import_openvino,
+    last_line,
+    shared_core,
+)
 from engines.openvino_int8 import quantize
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -44,11 +51,6 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         files=((f"{name}.xml", KIND), (f"{name}.bin", f"{KIND}-weights")),
         device=device,
         software=software,
-        hardware=_hardware(core, device),
+        hardware=hardware(device),
         options=chosen,
     )
-
-
-def _hardware(core: Any, device: str) -> dict[str, Any]:
-    others = {} if device == "CPU" else {"device": str(core.get_property(device, "FULL_DEVICE_NAME"))}
-    return {**host.describe(), **others}

@@ -3,15 +3,17 @@
 import contextlib
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from engines import host
 from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, BundleError, EngineError
 from engines.openvino_stem import fold_constants, split
+from engines.parity import cure
 from engines.ring import Float32Array, MirroredRing
 
 DEFAULT_DEVICE = "CPU"
@@ -19,7 +21,8 @@ KIND = "openvino"
 OUTPUT_NAMES = ("probabilities", "heatmap")
 
 _ARITHMETIC = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-"""Precision to what the layers in floating point compute in: left alone, OpenVINO takes BF16 where there is any."""
+"""Precision to what the layers in floating point compute in: left alone, OpenVINO takes BF16 where there is any. An NPU
+has no FP32: there an INT8 network's other layers compute in FP16."""
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 
 
@@ -78,25 +81,27 @@ class OpenVinoEngine(HostEngine):
         )
         self._stem: Any = None
         openvino, core = import_openvino(), shared_core()
-        check_device(core, device, precision)
+        capabilities = check_device(core, device, precision)
         path = bundle.path / file.name
         try:
             model = core.read_model(path)
             model.reshape([1, *bundle.clip_tchw])
             if file.kind != KIND:
                 fold_constants(model)
-            properties = self._properties(precision, options)
+            properties = self._properties(arithmetic(precision, capabilities), options)
             model = self._cut_stem(core, model, properties) if device == DEFAULT_DEVICE else model
             compiled = core.compile_model(model, device, properties)
             self._outputs = [compiled.output(name) for name in OUTPUT_NAMES]
             self._create_requests(openvino, compiled)
         except Exception as exc:  # its errors have no common class but this
-            raise EngineError(f"OpenVINO cannot load {path} on {device}: {last_line(exc)}") from exc
+            raise EngineError(
+                f"OpenVINO cannot load {path} on {device}: {last_line(exc)}; {cure(bundle, file)}"
+            ) from exc
 
-    def _properties(self, precision: str, options: EngineOptions) -> dict[str, Any]:
+    def _properties(self, precision_hint: str, options: EngineOptions) -> dict[str, Any]:
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": self._performance_hint,
-            "INFERENCE_PRECISION_HINT": _ARITHMETIC[precision],
+            "INFERENCE_PRECISION_HINT": precision_hint,
         }
         if options.num_threads is not None:
             properties["INFERENCE_NUM_THREADS"] = options.num_threads
@@ -229,19 +234,42 @@ def shared_core() -> Any:
     return import_openvino().Core()
 
 
-def check_device(core: Any, device: str, precision: str) -> None:
+def check_device(core: Any, device: str, precision: str) -> list[str]:
     """Refuse a device that is not there, and one without this arithmetic: it would silently compute in another.
+
+    Returns:
+        What it can do, in OpenVINO's words.
 
     Raises:
         BackendError: It is so.
     """
-    available = core.available_devices
-    if device.split(".")[0] not in {name.split(".")[0] for name in available}:
-        raise BackendError(f"OpenVINO has no device {device!r} here; it has {', '.join(available)}")
-    capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    if not _is_there(core, device):
+        raise BackendError(f"OpenVINO has no device {device!r} here; it has {', '.join(core.available_devices)}")
+    capabilities = list(core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
     if _CAPABILITIES[precision] not in capabilities:
         known = [name for name, capability in _CAPABILITIES.items() if capability in capabilities]
         raise BackendError(f"device {device} here does not compute in {precision}; it does in {', '.join(known)}")
+    return capabilities
+
+
+def _is_there(core: Any, device: str) -> bool:
+    return device.split(".")[0] in {name.split(".")[0] for name in core.available_devices}
+
+
+def arithmetic(precision: str, capabilities: Sequence[str]) -> str:
+    """Return what the layers in floating point are to compute in on a device that can do this."""
+    return "f16" if precision == "int8" and "FP32" not in capabilities else _ARITHMETIC[precision]
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return what of this machine decides an engine's speed on a device, as JSON; without a name where it is not there.
+
+    Raises:
+        BackendError: OpenVINO is not installed.
+    """
+    if device == DEFAULT_DEVICE or not _is_there(shared_core(), device):
+        return host.describe()
+    return {**host.describe(), "device": str(shared_core().get_property(device, "FULL_DEVICE_NAME"))}
 
 
 def last_line(exc: Exception) -> str:

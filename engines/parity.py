@@ -125,4 +125,7 @@ def rebuild_command(bundle: Bundle, file: BundleFile) -> str:
     """Return the words that tell how to compile a file anew on this machine."""
     assert file.build is not None
     command = f"edge-build {bundle.path} --backend {file.build.get('builder')} --precision {file.precision}"
+    device = file.build.get("device")
+    if device not in (None, "CPU", "cuda:0"):  # what builders take by themselves
+        command += f" --device {device}"
     return f"build it again on this machine: {command}"

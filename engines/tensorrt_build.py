@@ -11,7 +11,7 @@ import tensorrt as trt
 from engines import half
 from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle
-from engines.cuda import describe_gpu, device_index
+from engines.cuda import describe_gpu, device_index, select
 from engines.errors import EngineError
 from engines.plan_check import PlanHost
 from engines.plan_options import LayerCounts, PlanOptions
@@ -36,6 +36,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     """
     plan_options = PlanOptions.parse(options.settings)
     gpu = describe_gpu(device_index(options.device))
+    select(gpu.index)  # TensorRT builds for the thread's device
     if not bundle.has("onnx", "fp16"):
         progress("writing the FP16 network", 0.0)
         bundle = half.add_half(bundle)
@@ -45,7 +46,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     plan_path = folder / f"model.tensorrt-{precision}.plan"
     cache_path = plan_options.cache_path(host.tensorrt, gpu.name)
     compile_plan(onnx_path, plan_path, plan_options, cache_path, progress)
-    counts = Plan(plan_path).layer_counts()
+    counts = Plan(plan_path, is_version_compatible=plan_options.version_compatible).layer_counts()
     require_half_plan(counts, plan_path.stat().st_size, onnx_path, num_weights=_num_weights(onnx_path))
     return Built(
         files=((plan_path.name, KIND),),
@@ -80,7 +81,8 @@ def compile_plan(onnx_path: Path, plan_path: Path, options: PlanOptions, cache_p
     cache = _load_cache(config, cache_path)
     monitor = Monitor(progress)
     config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
+    with monitor.catching_ctrl_c():
+        plan = builder.build_serialized_network(network, config)
     if monitor.is_interrupted:
         raise KeyboardInterrupt
     plan_path.write_bytes(memoryview(WORDS.require(plan, f"build a plan from {onnx_path}")))
@@ -138,19 +140,34 @@ def _configure(config: trt.IBuilderConfig, options: PlanOptions) -> None:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     config.builder_optimization_level = options.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # on by default: products that are kept in FP32 for accuracy would be rounded as FP16 is
+    config.clear_flag(trt.BuilderFlag.TF32)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    levels = {
-        "none": trt.HardwareCompatibilityLevel.NONE,
-        "ampere-plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-        "same-compute-capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
-    }
-    config.hardware_compatibility_level = levels[options.hardware_compatibility]
+    config.hardware_compatibility_level = _hardware_level(options.hardware_compatibility)
+
+
+def _hardware_level(name: str) -> trt.HardwareCompatibilityLevel:
+    """Return TensorRT's value of one of `HARDWARE_COMPATIBILITY`.
+
+    Raises:
+        EngineError: This TensorRT does not have it: the first versions 10 have no "same-compute-capability".
+    """
+    key = name.replace("-", "_").upper()
+    if not hasattr(trt.HardwareCompatibilityLevel, key):
+        raise EngineError(f"TensorRT {trt.__version__} has no hardware_compatibility {name}; update it or take another")
+    level: trt.HardwareCompatibilityLevel = getattr(trt.HardwareCompatibilityLevel, key)
+    return level
 
 
 def _load_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCache:
     """Give the builder the kernel timings of earlier builds; a cache that does not fit is begun anew."""
-    content = path.read_bytes() if path.is_file() else b""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.is_file() else b""
+        _write(path, content)  # now, not after minutes of building
+    except OSError as exc:
+        raise _cache_error(path, exc) from exc
     cache: trt.ITimingCache | None = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
         WORDS.take()
@@ -162,9 +179,19 @@ def _load_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCache:
 def _save_cache(cache: trt.ITimingCache, path: Path) -> None:
     content = memoryview(WORDS.require(cache.serialize(), "write the timing cache"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        _write(path, content)
     except OSError as exc:
-        raise EngineError(f"timing cache {path} cannot be written ({exc.strerror}); give it another place") from exc
+        raise _cache_error(path, exc) from exc
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _cache_error(path: Path, exc: OSError) -> EngineError:
+    return EngineError(
+        f"timing cache {path} cannot be read and written ({exc.strerror}); give it another place: "
+        "--set timing_cache=FILE"
+    )

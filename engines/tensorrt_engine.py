@@ -1,13 +1,18 @@
 """The `tensorrt` backend: an FP16 plan on an NVIDIA GPU, by cuda-python, without torch. TensorRT 10 and 11."""
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 from engines import cuda
-from engines.bundle import Bundle
+from engines.bundle import Bundle, BundleFile
 from engines.cuda_engine import CudaEngine
 from engines.engine import EngineOptions, EngineSpec
-from engines.errors import BackendError
+from engines.errors import BackendError, EngineError
+from engines.parity import rebuild_command
 from engines.plan_check import PlanHost, require_fit
+
+if TYPE_CHECKING:
+    from engines.tensorrt_plan import Plan
 
 KIND = "tensorrt"
 INSTALL = "pip install tensorrt"
@@ -28,17 +33,22 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> CudaEngi
     import tensorrt as trt
 
     require_fit(bundle, file, PlanHost.here(trt.__version__, info))
+    device, precision = f"cuda:{info.index}", file.precision or "fp16"
+    spec = EngineSpec(bundle.name, file.sha256, "tensorrt", precision, device, bundle.clip_tchw, bundle.classes)
+    with cuda.running(bundle.path / file.name, info.index) as gpu:
+        return CudaEngine(spec, gpu, _load(bundle, file))
+
+
+def _load(bundle: Bundle, file: BundleFile) -> "Plan":
     from engines.tensorrt_plan import Plan
 
-    gpu = cuda.Gpu(info.index)
+    is_compatible = ((file.build or {}).get("options") or {}).get("version_compatible") is True
     try:
-        plan = Plan(bundle.path / file.name)
-        device, precision = f"cuda:{info.index}", file.precision or "fp16"
-        spec = EngineSpec(bundle.name, file.sha256, "tensorrt", precision, device, bundle.clip_tchw, bundle.classes)
-        return CudaEngine(spec, gpu, plan)
-    except BaseException:
-        gpu.close()
-        raise
+        return Plan(bundle.path / file.name, is_version_compatible=is_compatible)
+    except EngineError as exc:
+        raise EngineError(
+            f"{exc}; if the GPU's memory is full, end what else runs on it; else {rebuild_command(bundle, file)}"
+        ) from exc
 
 
 def probe() -> str | None:

@@ -18,16 +18,19 @@ class Plan:
     The caller has made sure that CUDA works: without a driver TensorRT's objects end the process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_version_compatible: bool = False) -> None:
         """Load.
+
+        Args:
+            path: The plan.
+            is_version_compatible: It carries a runtime of its own, code that is run; no other plan may.
 
         Raises:
             EngineError: It is no plan, is damaged, or does not fit this TensorRT or GPU; with TensorRT's own words.
         """
         self._path = path
         self._runtime = WORDS.require(trt.Runtime(WORDS), "start its runtime")
-        # a version compatible plan carries a runtime of its own
-        self._runtime.engine_host_code_allowed = True
+        self._runtime.engine_host_code_allowed = is_version_compatible
         plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._engine = WORDS.require(plan, f"load {path}")
         self._context = WORDS.require(self._engine.create_execution_context(), f"create a context for {path}")

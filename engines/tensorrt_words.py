@@ -1,6 +1,11 @@
 """What TensorRT says and how far it is: its errors become ours, its build phases one share of progress."""
 
+import collections
+import contextlib
 import logging
+import signal
+import threading
+from collections.abc import Iterator
 from typing import SupportsInt, TypeVar
 
 import tensorrt as trt
@@ -11,6 +16,8 @@ from engines.errors import EngineError
 T = TypeVar("T")
 
 _log = logging.getLogger("edge.engines")
+_MAX_ERRORS = 16
+"""That are kept for a failure, which may never come."""
 _ERRORS = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
 
 
@@ -19,7 +26,7 @@ class Words(trt.ILogger):
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
-        self._errors: list[str] = []
+        self._errors: collections.deque[str] = collections.deque(maxlen=_MAX_ERRORS)
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
         """Take a message; TensorRT calls this, from any of its threads."""
@@ -29,7 +36,8 @@ class Words(trt.ILogger):
 
     def take(self) -> str:
         """Return the errors since the last call, as one line."""
-        errors, self._errors = self._errors, []
+        errors = list(self._errors)
+        self._errors.clear()
         return "; ".join(dict.fromkeys(errors)) or "it gives no reason"
 
     def require(self, value: T | None, what: str) -> T:
@@ -57,6 +65,22 @@ class Monitor(trt.IProgressMonitor):
         self._phases: dict[str, _Phase] = {}
         self._share = 0.0
         self.is_interrupted = False
+
+    @contextlib.contextmanager
+    def catching_ctrl_c(self) -> Iterator[None]:
+        """Remember Ctrl-C: its exception would come up within one of TensorRT's calls, which swallows exceptions."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python tells the main thread alone
+            return
+
+        def remember(*_: object) -> None:
+            self.is_interrupted = True
+
+        before = signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt) -> None:
         """Take the start of a phase; TensorRT calls this."""

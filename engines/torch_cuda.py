@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +42,8 @@ def create(bundle: Bundle, options: EngineOptions) -> CudaEngine:
     )
     outputs = {name: (1, *array.shape[1:]) for name, array in _reference_outputs(bundle).items()}
     spec = EngineSpec(bundle.name, file.sha256, "torch", precision, device, bundle.clip_tchw, bundle.classes)
-    gpu = cuda.Gpu(info.index)
-    try:
+    with cuda.running(bundle.path / file.name, info.index) as gpu:
         return CudaEngine(spec, gpu, TorchProgram(torch, network, device, (1, *bundle.clip_tchw), outputs))
-    except BaseException:
-        gpu.close()
-        raise
 
 
 class TorchProgram:
@@ -135,12 +131,18 @@ def lower(torch: Any, program: Any, device: str, precision: str) -> Any:
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     network = move_to_device_pass(program, device).module(check_guards=False)
-    for node in network.graph.nodes:
+    for node in list(network.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            network.graph.erase_node(node)  # it says what the types were
+            continue
         node.args = _with_dtype(torch, node.args, dtype)
         node.kwargs = _with_dtype(torch, node.kwargs, dtype)
     network.recompile()
     network = network.to(dtype)
-    network = cast(Any, network).to(memory_format=torch.channels_last)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # 2D and 3D convolutions' weights
+    for weight in network.parameters():
+        if weight.dim() in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
 
     class Lowered(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

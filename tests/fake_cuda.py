@@ -46,6 +46,8 @@ class FakeCuda:
 
     def __init__(self, num_devices: int = 1, memory_bytes: int = 1 << 30) -> None:
         self.num_devices = num_devices
+        self.device = 0
+        """The one that was last selected."""
         self.memory_bytes = memory_bytes
         self.failures: dict[str, Error] = {}
         """Name of a function to the error that it returns from now on."""
@@ -85,6 +87,7 @@ class FakeCuda:
         return Error.cudaSuccess, b"words for " + error.name.encode()
 
     def cudaSetDevice(self, index: int) -> Any:  # noqa: N802
+        self.device = index
         return (Error.cudaSuccess,)
 
     # memory

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_bundle import small_bundle
 
-from engines import Bundle, PreprocessSpec, host, load_bundle, load_engine
+from engines import Bundle, PreprocessSpec, auto, host, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import describe_file
 from engines.errors import BackendError, ParityError
@@ -104,6 +104,20 @@ def test_auto_passes_over_a_precision_that_is_no_gain_here(
 ) -> None:
     assert _chosen(_with_build(built, **changes)) == ("openvino", "fp32")
     assert any(reason in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("Arc", "OpenVINO has no device 'GPU' here"), ("Iris", "it was measured on {'processor'")],
+)
+def test_auto_tries_an_engine_of_another_device_where_that_is_the_one_it_was_measured_on(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    """There is no such device here: that it is asked for tells that auto takes it."""
+    monkeypatch.setattr(auto, "hardware", lambda device: {**host.describe(), "device": {"GPU": "Arc"}[device]})
+    measured = {"gain_over_fp32": 9.0, "device": "GPU", "hardware": {**host.describe(), "device": name}}
+    assert _chosen(_with_build(built, **measured)) == ("openvino", "fp32")
+    assert any(line.startswith(f"auto: passed over openvino int8: {reason}") for line in told)
 
 
 def test_auto_passes_over_a_lower_precision_that_no_longer_loads(built: Bundle, told: list[str]) -> None:

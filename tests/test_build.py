@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from daemon import run_command
 from media import write_video
 from small_bundle import random_clips, small_bundle
 
-from engines import Bundle, PreprocessSpec, load_bundle, load_engine
+from engines import Bundle, Engine, PreprocessSpec, build, load_bundle, load_engine, openvino_build
 from engines.build import BuildOptions, build_engine
 from engines.bundle import add_files, describe_file
+from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError, ParityError
 from engines.openvino_engine import shared_core
 from tools.calibration import read_clips
@@ -120,6 +122,33 @@ def test_build_in_int8_tells_its_gain_and_stays_close_on_other_clips(in_int8: Bu
     exact.close()
 
 
+def test_engine_of_a_device_without_fp32_is_timed_beside_the_fp32_that_would_run_otherwise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NPU, or a GPU with torch: neither has FP32, and both must be buildable all the same."""
+    asked: list[EngineOptions] = []
+    load = build.load_unproven
+
+    def load_without_npu(bundle: Bundle, backend: str, options: EngineOptions) -> Engine:
+        asked.append(options)
+        if options.device == "NPU" and options.precision == "fp32":
+            raise BackendError("device NPU here does not compute in fp32")
+        return load(bundle, backend, dataclasses.replace(options, device="CPU"))
+
+    built = openvino_build.build
+
+    def build_for_npu(bundle: Bundle, precision: str, *rest: Any) -> build.Built:
+        return dataclasses.replace(built(bundle, precision, *rest), device="NPU")
+
+    monkeypatch.setattr(build, "load_unproven", load_without_npu)
+    monkeypatch.setattr(openvino_build, "build", build_for_npu)
+    entry = _build(folder, "int8").file("openvino", "int8").build
+    assert [(options.device, options.precision) for options in asked] == [("NPU", "int8"), (None, "fp32")]
+    assert entry is not None
+    assert entry["gain_over_fp32"] > 0
+    assert (entry["device"], entry["fp32_device"]) == ("NPU", "CPU")
+
+
 @pytest.mark.parametrize(
     ("builder", "precision", "device", "said"),
     [
@@ -172,7 +201,9 @@ def test_built_file_that_is_none_is_refused_by_name(folder: Path) -> None:
     path = folder / "model.openvino-fp32.xml"
     path.write_text("<net/>")
     bundle = add_files(bundle, describe_file(path, "openvino", "fp32", bundle.file("openvino").build))
-    with pytest.raises(EngineError, match=r"OpenVINO cannot load .*model\.openvino-fp32\.xml on CPU"):
+    with pytest.raises(
+        EngineError, match=r"OpenVINO cannot load .*model\.openvino-fp32\.xml on CPU: .*edge-build .* --precision fp32$"
+    ):
         load_engine(bundle, "openvino")
 
 

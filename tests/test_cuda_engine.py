@@ -4,6 +4,9 @@ The arithmetic, the order of work and the errors are the product's own; only the
 """
 
 import ctypes
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,6 +267,24 @@ def test_memory_that_does_not_suffice_is_told_with_the_cure(fake):
         make_engine(fake)
 
 
+def test_file_that_does_not_fit_into_memory_is_named_and_the_gpu_freed(fake):
+    fake.memory_bytes = 2000
+    with (
+        pytest.raises(EngineError, match=r"a/x\.plan cannot run on cuda:0: CUDA cudaMalloc .*memory is full") as caught,
+        cuda.running(Path("a/x.plan"), 0) as gpu,
+    ):
+        CudaEngine(make_spec(), gpu, MeanProgram(fake))
+    assert (caught.value.exit_code, fake.num_allocations, fake.open_handles) == (4, 0, set())
+
+
+def test_error_that_names_the_file_is_left_as_it_is(fake):
+    error = EngineError("TensorRT cannot load a/x.plan: own words")
+    with pytest.raises(EngineError) as caught, cuda.running(Path("a/x.plan"), 0):
+        raise error
+    assert caught.value is error
+    assert fake.open_handles == set()
+
+
 @pytest.mark.parametrize("function", ["cudaEventSynchronize", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaSetDevice"])
 def test_device_that_vanishes_in_the_middle_is_an_engine_error_and_can_be_closed(fake, function):
     engine = make_engine(fake)
@@ -317,6 +338,13 @@ def test_probe_tells_what_is_missing(fake, monkeypatch):
     assert cuda.probe() == "this machine has no CUDA device"
     fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
     assert "there is no NVIDIA driver, or it is too old" in cuda.probe()
+
+
+def test_probe_tells_what_keeps_cuda_python_from_loading(monkeypatch):
+    bindings = pytest.importorskip("cuda.bindings")
+    monkeypatch.delattr(bindings, "runtime", raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    assert re.fullmatch(r"cuda-python does not load \(.*runtime.*\); install it with `pip install .*`", cuda.probe())
 
 
 @pytest.mark.parametrize("num_pushed", range(3 * NUM_FRAMES))

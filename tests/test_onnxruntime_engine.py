@@ -2,8 +2,10 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
@@ -75,6 +77,20 @@ def test_engine_device_is_a_providers_name(bundle: Bundle, device: str) -> None:
 def test_engine_provider_that_is_not_there_is_refused_with_those_that_are(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match=r"ONNX Runtime has no provider 'Abacus' here; it has .*CPU"):
         create(bundle, EngineOptions(device="Abacus"))
+
+
+def test_fp32_on_a_gpu_is_not_rounded_to_tf32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def start(*_: Any, providers: Any, **__: Any) -> None:
+        asked.extend(providers)
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(EngineError, match=r"model\.onnx on cuda: no GPU here; export the bundle again"):
+        create(bundle, EngineOptions(device="cuda"))
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
 
 
 def test_engine_precision_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from engines import Bundle, Engine, EngineOutput, PreprocessSpec, load_bundle, l
 from engines.bundle import write_manifest
 from engines.engine import EngineOptions
 from engines.errors import BackendError, EngineError
-from engines.openvino_engine import create
+from engines.openvino_engine import arithmetic, create
 from tools.trivial import write_trivial_bundle
 
 NUM_FRAMES = 4
@@ -277,3 +277,18 @@ def test_process_that_closed_its_engines_in_turn_still_handles_signals(folder: P
     command = [sys.executable, "-c", SIGNALS_AFTER_TWO_ENGINES, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "hint"),
+    [
+        ("int8", ["FP32", "INT8", "EXPORT_IMPORT"], "f32"),
+        ("int8", ["FP16", "INT8", "EXPORT_IMPORT"], "f16"),  # an NPU refuses f32
+        ("fp16", ["FP16", "INT8", "EXPORT_IMPORT"], "f16"),
+        ("bf16", ["FP32", "BF16", "INT8"], "bf16"),
+    ],
+)
+def test_layers_in_floating_point_compute_in_what_the_device_has(
+    precision: str, capabilities: list[str], hint: str
+) -> None:
+    assert arithmetic(precision, capabilities) == hint

@@ -10,7 +10,7 @@ from engines import Bundle, Engine, EngineOutput, PreprocessSpec, load_bundle, l
 from engines.bundle import Reference
 from engines.errors import BackendError, ParityError
 from engines.openvino_engine import create
-from engines.parity import check_parity
+from engines.parity import check_parity, rebuild_command
 from tools.trivial import write_trivial_bundle
 
 
@@ -163,3 +163,17 @@ class _Says(Engine):
 
     def infer(self) -> EngineOutput:
         return EngineOutput(self._probabilities, self.heatmaps(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("device", "option"),
+    [(None, ""), ("CPU", ""), ("cuda:0", ""), ("cuda:1", " --device cuda:1"), ("NPU", " --device NPU")],
+)
+def test_rebuild_command_names_a_device_that_the_builder_would_not_take_by_itself(
+    bundle: Bundle, device: str | None, option: str
+) -> None:
+    file = dataclasses.replace(
+        bundle.file("onnx"), kind="openvino", precision="int8", build={"builder": "openvino", "device": device}
+    )
+    wanted = f"edge-build {bundle.path} --backend openvino --precision int8{option}"
+    assert rebuild_command(bundle, file) == f"build it again on this machine: {wanted}"

@@ -4,7 +4,9 @@ TensorRT-RTX has TensorRT's interface and builds without a GPU; it stands here w
 builds is not run: nothing here says that a TensorRT plan ran.
 """
 
+import enum
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fake_cuda import FakeCuda
 from hardware import missing
 from onnx import TensorProto, helper, numpy_helper
 from small_bundle import NUM_FRAMES, export_small_bundle, randomised, small_bundle
 
+from engines import cuda
+from engines.build import BuildOptions
 from engines.errors import EngineError
-from engines.plan_options import LayerCounts, PlanOptions
+from engines.plan_options import HARDWARE_COMPATIBILITY, LayerCounts, PlanOptions
 from trainer.models.tin import TIN
 
 # its timing cache is there, and does nothing
@@ -96,6 +101,24 @@ def test_ctrl_c_during_a_build_ends_it(compile_plan, half_path, tmp_path):
     assert not (tmp_path / "x.plan").exists()
 
 
+def test_ctrl_c_within_tensorrts_own_calls_ends_a_build(tensorrt_build, compile_plan, half_path, monkeypatch):
+    told, sent = [], []
+    log = tensorrt_build.WORDS.log
+
+    def log_and_interrupt(self, severity, msg):
+        log(severity, msg)
+        if told and not sent:
+            sent.append(msg)
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(type(tensorrt_build.WORDS), "log", log_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(half_path, lambda what, share: told.append(what))
+    assert sent
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_fp32_file_is_refused_before_its_silent_fp32_plan(compile_plan, half_path):
     with pytest.raises(EngineError, match=r"model\.onnx: none of its \d+ convolutions and matrix products is in FP16"):
         compile_plan(half_path.with_name("model.onnx"))
@@ -147,10 +170,11 @@ def test_timing_cache_that_does_not_fit_is_begun_anew(compile_plan, half_path, t
 
 def test_timing_cache_that_cannot_be_written_is_told(tensorrt_build, half_path, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EngineError, match=r"timing cache .* cannot be written .*give it another place"):
+    with pytest.raises(EngineError, match=r"timing cache .* cannot be read and written .*give it another place"):
         tensorrt_build.compile_plan(
             half_path, tmp_path / "x.plan", PlanOptions(), tmp_path / "file" / "x", lambda what, share: None
         )
+    assert not (tmp_path / "x.plan").exists(), "told before minutes of building"
 
 
 def test_options_reach_the_builder(tensorrt_build, monkeypatch, half_path, tmp_path):
@@ -163,13 +187,40 @@ def test_options_reach_the_builder(tensorrt_build, monkeypatch, half_path, tmp_p
         seen.update(
             workspace=config.get_memory_pool_limit(pool),
             verbosity=config.profiling_verbosity.name,
+            tf32=config.get_flag(tensorrt_build.trt.BuilderFlag.TF32),
         )
 
     monkeypatch.setattr(tensorrt_build, "_configure", spy)
     tensorrt_build.compile_plan(
         half_path, tmp_path / "x", PlanOptions(workspace_mb=64), tmp_path / "c", lambda what, share: None
     )
-    assert seen == {"workspace": 64 << 20, "verbosity": "DETAILED"}
+    assert seen == {"workspace": 64 << 20, "verbosity": "DETAILED", "tf32": False}
+
+
+def test_hardware_level_that_an_older_tensorrt_has_not_is_refused(tensorrt_build, monkeypatch):
+    for name in HARDWARE_COMPATIBILITY:
+        assert tensorrt_build._hardware_level(name).name == name.replace("-", "_").upper()
+    monkeypatch.setattr(tensorrt_build.trt, "HardwareCompatibilityLevel", enum.Enum("Level", ["NONE", "AMPERE_PLUS"]))
+    assert tensorrt_build._hardware_level("ampere-plus").name == "AMPERE_PLUS"
+    with pytest.raises(EngineError, match=r"TensorRT .* has no hardware_compatibility same-compute-capability; update"):
+        tensorrt_build._hardware_level("same-compute-capability")
+
+
+def test_build_is_for_the_device_that_is_asked_for(tensorrt_build, tmp_path_factory, tmp_path, monkeypatch):
+    fake = FakeCuda(num_devices=2)
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    devices = []
+
+    def compile_nothing(*_):
+        devices.append(fake.device)
+        raise EngineError("no further")
+
+    monkeypatch.setattr(tensorrt_build, "compile_plan", compile_nothing)
+    with pytest.raises(EngineError, match="no further"):
+        tensorrt_build.build(
+            small_bundle(tmp_path_factory), "fp16", BuildOptions(device="cuda:1"), tmp_path, lambda what, share: None
+        )
+    assert devices == [1]
 
 
 @pytest.mark.slow

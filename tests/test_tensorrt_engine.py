@@ -53,10 +53,10 @@ def fake(monkeypatch):
 def bundle_with(tmp_path_factory, tmp_path):
     """Makes a copy of the small bundle that lists a plan of this content, built on this host."""
 
-    def copy(content: bytes, host: PlanHost):
+    def copy(content: bytes, host: PlanHost, options=None):
         shutil.copytree(small_bundle(tmp_path_factory).path, tmp_path / "bundle")
         (tmp_path / "bundle" / "x.plan").write_bytes(content)
-        build = {"builder": "tensorrt", "software": host.software, "hardware": host.hardware, "options": {}}
+        build = {"builder": "tensorrt", "software": host.software, "hardware": host.hardware, "options": options or {}}
         file = describe_file(tmp_path / "bundle" / "x.plan", "tensorrt", "fp16", build)
         return add_files(load_bundle(tmp_path / "bundle"), file)
 
@@ -111,7 +111,23 @@ def test_file_that_is_no_plan_is_refused_by_name_and_frees_the_gpu(stand_in, fak
     with pytest.raises(EngineError, match=r"TensorRT cannot load .*x\.plan: .+") as caught:
         tensorrt_engine.create(bundle)
     assert (caught.value.exit_code, "\n" in str(caught.value)) == (4, False)
+    assert str(caught.value).endswith(f"edge-build {bundle.path} --backend tensorrt --precision fp16")
     assert (fake.num_allocations, fake.open_handles) == (0, set())
+
+
+@pytest.mark.parametrize("options", [{}, {"version_compatible": False}, {"version_compatible": True}])
+def test_code_within_a_plan_is_run_only_where_it_was_built_with_some(stand_in, fake, bundle_with, monkeypatch, options):
+    start, runtimes = stand_in.Runtime, []
+
+    def keep(logger):
+        runtimes.append(start(logger))
+        return runtimes[-1]
+
+    monkeypatch.setattr(stand_in, "Runtime", keep)
+    bundle = bundle_with(b"no plan", this_host(stand_in), options)
+    with pytest.raises(EngineError, match="TensorRT cannot load"):
+        tensorrt_engine.create(bundle)
+    assert [runtime.engine_host_code_allowed for runtime in runtimes] == [options.get("version_compatible", False)]
 
 
 def test_device_that_is_not_there_is_refused(stand_in, fake, bundle_with):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import Error, FakeCuda
-from small_bundle import random_clips, small_bundle, small_model
+from small_bundle import NUM_FRAMES, random_clips, randomised, small_bundle, small_model
 
 from engines import cuda, torch_cuda, torch_tensorrt_build
 from engines.build import BuildOptions, build_engine
@@ -16,6 +16,7 @@ from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
 from trainer.export import WithHeatmap
+from trainer.models.video3d import R2Plus1D, ResNet3D
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -60,6 +61,22 @@ def test_lowered_convolutions_lie_channels_last(program):
     weights = [tensor for tensor in lowered.parameters() if tensor.dim() == 4]
     assert weights
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+@pytest.mark.parametrize("make", [ResNet3D, R2Plus1D])
+def test_lowered_3d_network_equals_itself_and_lies_channels_last(make):
+    network = WithHeatmap(randomised(make(18, num_frames=NUM_FRAMES), seed=2))
+    clip = torch.from_numpy(random_clips(1, seed=32))
+    with torch.inference_mode():
+        wanted, heatmap = network(clip)
+    lowered = torch_cuda.lower(torch, torch.export.export(network, (clip,)), "cpu", "fp16")
+    weights = [tensor for tensor in lowered.parameters() if tensor.dim() == 5]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in weights)
+    with torch.inference_mode():
+        got, lowered_heatmap = lowered(clip)
+    torch.testing.assert_close(got, wanted, atol=5e-3, rtol=0)
+    torch.testing.assert_close(lowered_heatmap, heatmap, atol=1e-2 * heatmap.max().item(), rtol=0)
 
 
 def test_program_for_torch_tensorrt_is_fp16_through_and_through_with_fp32_ends(program):

@@ -53,7 +53,7 @@ def _parse() -> argparse.Namespace:
     add("--check", action="store_true", help="build nothing; run the reference clips on every engine, print a table")
     add("--calibrate", metavar="SOURCE", help="int8: a manifest or recording to take ranges from, beside the reference")
     add("--clips", metavar="N", type=int, default=64, help="int8: how many clips of it at most (default: 64)")
-    add("--set", metavar="KEY=VALUE", action="append", default=[], help=f"tensorrt: {', '.join(_SETTINGS)}; repeatable")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help=f"TensorRT: {', '.join(_SETTINGS)}; repeatable")
     options = parser.parse_args()
     if not options.check and not (options.backend and options.precision):
         raise ConfigError("--backend and --precision, or --check, must be given; see edge-build --help")
@@ -74,8 +74,8 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
         if not separator:
             raise ConfigError(f"--set takes KEY=VALUE; got {pair!r}")
         settings[key] = value
-    if settings and options.backend != "tensorrt":
-        raise ConfigError(f"--set serves --backend tensorrt; got {options.backend}")
+    if settings and options.backend not in ("tensorrt", "torch-tensorrt"):
+        raise ConfigError(f"--set serves --backend tensorrt and torch-tensorrt; got {options.backend}")
     try:
         PlanOptions.parse(settings)
     except ValueError as exc:
@@ -92,7 +92,10 @@ def _build(bundle: Bundle, options: argparse.Namespace) -> int:
         _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
     build = file.build or {}
     print(f"{bundle.path / file.name}: {result.describe()}, over {result.num_clips} reference clips")
-    gain = f", {build['gain_over_fp32']:.2f} times as fast as FP32 beside it" if "gain_over_fp32" in build else ""
+    gain = ""
+    if "gain_over_fp32" in build:
+        beside = "" if build["fp32_device"] == build["device"] else f" on {build['fp32_device']}"
+        gain = f", {build['gain_over_fp32']:.2f} times as fast as FP32 beside it{beside}"
     print(f"{build['windows_per_s']:.2f} windows/s on {build['device']}{gain}")
     return 0
 
