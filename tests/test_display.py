@@ -310,12 +310,14 @@ def test_slow_browser_gets_the_newest_alone_and_delays_no_other(
 def test_browser_that_comes_later_is_told_history_result_and_keyframes(
     publisher: SmallPublisher, server: DisplayServer
 ) -> None:
+    sent = []
+
     async def watch() -> tuple[dict[str, Any], int, bytes]:
         async with browsing(server) as first:
             for index in range(16):
                 publisher.send_frame(index)
             for probability in (0.25, 0.5, 0.875):
-                publisher.send_prediction(probability)
+                sent.append(publisher.send_prediction(probability, age_ms=400))
             await first.until(lambda facts: facts["kind"] == "prediction" and facts["seq"] == 2)
         async with browsing(server) as second:
             told = {facts["kind"]: facts for facts, _ in await second.bundle()}
@@ -325,6 +327,11 @@ def test_browser_that_comes_later_is_told_history_result_and_keyframes(
 
     told, status, picture = asyncio.run(watch())
     assert [probability for _, probability in told["history"]["past"]] == [0.25, 0.5, 0.875]
+    # a result's time is that of its capture, live as well as afterwards: else the line would run backwards
+    assert [t_ms for t_ms, _ in told["history"]["past"]] == pytest.approx(
+        [header["t_capture_ns"] / 1e6 for header in sent], abs=2
+    )
+    assert told["prediction"]["t_ms"] == pytest.approx(sent[-1]["t_capture_ns"] / 1e6, abs=2)
     assert (told["prediction"]["seq"], told["prediction"]["probability"]) == (2, 0.875)
     assert told["settings"]["stale_ms"] == 500
     assert told["tick"]["streams"][0]["is_connected"]

@@ -28,7 +28,7 @@ class Stream:
     pairing: Pairing = dataclasses.field(default_factory=Pairing)
     keyframes: Keyframes = dataclasses.field(default_factory=Keyframes)
     history: collections.deque[tuple[int, float]] = dataclasses.field(default_factory=collections.deque)
-    """(monotonic ns of receipt, probability), oldest first."""
+    """(monotonic ns of capture, as the page is told it, and probability), oldest first."""
     prediction: PredictionMessage | None = None
     status: StatusMessage | None = None
     t_message_ns: int = 0
@@ -127,9 +127,9 @@ class Hub:
     def _predicted(self, stream: Stream, prediction: PredictionMessage) -> None:
         stream.prediction, stream.is_result_cut = prediction, False
         views = stream.pairing.add_prediction(prediction)
-        now_ns = prediction.arrival.t_received_ns
-        stream.history.append((now_ns, prediction.probability))
-        while stream.history[0][0] < now_ns - HISTORY_S * 1e9:
+        now_ns = time.monotonic_ns()
+        stream.history.append((now_ns - round(prediction.age_ms * 1e6), prediction.probability))
+        while stream.history and stream.history[0][0] < now_ns - HISTORY_S * 1e9:
             stream.history.popleft()
         self._clients.send(f"prediction {stream.id}", _encode_prediction(stream, prediction))
         self._show(stream, views)
