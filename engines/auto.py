@@ -83,7 +83,7 @@ def _with_files(bundle: Bundle, backend: str, device: str | None = None) -> Iter
         return
     module = backend_module(backend)
     trouble = module.probe()
-    precisions = module.precisions(bundle)
+    precisions = module.precisions(bundle, device)
     for precision in precisions:
         yield _Candidate(backend, device, precision, trouble)
     if not precisions:

@@ -27,8 +27,8 @@ class BackendModule(Protocol):
     def probe(self) -> str | None:
         """Return why this backend cannot run on this machine; None: it can. Cheap, and never crashes."""
 
-    def precisions(self, bundle: Bundle) -> tuple[str, ...]:
-        """Return the precisions for which the bundle has what the backend needs, the default first."""
+    def precisions(self, bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
+        """Return the precisions for which the bundle has what the backend needs on the device, the default first."""
 
 
 def load_engine(

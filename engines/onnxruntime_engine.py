@@ -35,7 +35,7 @@ def probe() -> str | None:
     return None if importlib.util.find_spec("onnxruntime") else "it is not installed: `pip install onnxruntime`"
 
 
-def precisions(bundle: Bundle) -> tuple[str, ...]:
+def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
     """Return the precisions in which the bundle has the network as ONNX."""
     return tuple(precision for precision in ("fp32", "fp16") if bundle.has("onnx", precision))
 

@@ -42,7 +42,7 @@ def probe() -> str | None:
     return None if importlib.util.find_spec("openvino") else "it is not installed: `pip install openvino`"
 
 
-def precisions(bundle: Bundle) -> tuple[str, ...]:
+def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
     """Return FP32, and what edge-build added."""
     built = tuple(file.precision for file in bundle.files if file.kind == KIND and file.precision)
     return ("fp32", *(precision for precision in built if precision != "fp32"))

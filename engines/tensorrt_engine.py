@@ -67,6 +67,6 @@ def probe() -> str | None:
     return None
 
 
-def precisions(bundle: Bundle) -> tuple[str, ...]:
+def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
     """Return the precisions in which the bundle has a plan."""
     return tuple(file.precision for file in bundle.files if file.kind == KIND and file.precision)

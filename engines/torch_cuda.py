@@ -13,9 +13,9 @@ from engines.cuda_engine import CudaEngine
 from engines.engine import EngineOptions, EngineSpec
 from engines.errors import BackendError, BundleError, EngineError
 from engines.plan_check import PlanHost, require_fit
+from engines.torch_engine import COMPILED_KIND
 
 PRECISIONS = ("fp16", "bf16")
-TENSORRT_KIND = "torch-tensorrt"
 INSTALL_TENSORRT = "pip install torch-tensorrt==2.13.0"
 
 
@@ -35,8 +35,8 @@ def create(bundle: Bundle, options: EngineOptions) -> CudaEngine:
     info = cuda.describe_gpu(cuda.device_index(options.device))
     torch = import_torch()
     device = f"cuda:{info.index}"
-    compiled = precision == "fp16" and bundle.has(TENSORRT_KIND, precision)
-    file = bundle.file(TENSORRT_KIND, precision) if compiled else bundle.file("torch-export", "fp32")
+    compiled = precision == "fp16" and bundle.has(COMPILED_KIND, precision)
+    file = bundle.file(COMPILED_KIND, precision) if compiled else bundle.file("torch-export", "fp32")
     network = (
         _load_compiled(torch, bundle, file, info) if compiled else _load_eager(torch, bundle, file, device, precision)
     )

@@ -1,5 +1,6 @@
 """The `torch` backend: PyTorch in FP32 on the CPU, the reference that others are compared with; or on a GPU."""
 
+import dataclasses
 import importlib.util
 import sys
 import warnings
@@ -9,16 +10,21 @@ from engines.bundle import Bundle
 from engines.engine import Engine, EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, EngineError
 
+COMPILED_KIND = "torch-tensorrt"
+
 
 def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> Engine:  # noqa: B008  frozen
-    """Load the bundle's exported PyTorch program, on the CPU by default.
+    """Load the bundle's exported PyTorch program, on the CPU by default; FP16 where it was compiled for.
 
     Raises:
         BackendError: torch is not installed, or has not this device or precision.
         BundleError: The bundle has no exported program.
         EngineError: torch cannot load it.
     """
-    if options.device is not None and options.device.startswith("cuda"):
+    if options.device is None and options.precision == "fp16" and bundle.has(COMPILED_KIND, "fp16"):
+        build = bundle.file(COMPILED_KIND, "fp16").build or {}
+        options = dataclasses.replace(options, device=str(build.get("device", "cuda")))
+    if _is_gpu(options.device):
         from engines import torch_cuda
 
         return torch_cuda.create(bundle, options)
@@ -35,9 +41,18 @@ def probe() -> str | None:
     return None if is_there else "it is not installed: `pip install torch==2.13.0`"
 
 
-def precisions(bundle: Bundle) -> tuple[str, ...]:
-    """Return what the bundle has a program for."""
-    return ("fp32",) if bundle.has("torch-export", "fp32") else ()
+def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
+    """Return what the bundle has a program for on the device; without one on the CPU, and what was compiled."""
+    has_program = bundle.has("torch-export", "fp32")
+    compiled = ("fp16",) if bundle.has(COMPILED_KIND, "fp16") else ()
+    if _is_gpu(device):
+        return ("fp16", "bf16") if has_program else compiled
+    eager = ("fp32",) if has_program else ()
+    return eager if device is not None else (*eager, *compiled)
+
+
+def _is_gpu(device: str | None) -> bool:
+    return device is not None and device.startswith("cuda")
 
 
 class TorchEngine(HostEngine):

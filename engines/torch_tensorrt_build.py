@@ -17,7 +17,8 @@ from engines.cuda import describe_gpu, device_index
 from engines.errors import EngineError
 from engines.plan_check import PlanHost
 from engines.plan_options import LayerCounts, PlanOptions
-from engines.torch_cuda import TENSORRT_KIND, import_torch, import_torch_tensorrt, lower
+from engines.torch_cuda import import_torch, import_torch_tensorrt, lower
+from engines.torch_engine import COMPILED_KIND
 
 PRECISIONS = ("fp16",)
 _HEAVY = ("conv", "linear", "matmul", "addmm", "bmm")
@@ -38,7 +39,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     if plan_options.hardware_compatibility == "same-compute-capability":
         raise EngineError("torch-tensorrt has no hardware_compatibility same-compute-capability; take ampere-plus")
     path = bundle.path / bundle.file("torch-export", "fp32").name
-    target = folder / f"model.{TENSORRT_KIND}-{precision}.pt2"
+    target = folder / f"model.{COMPILED_KIND}-{precision}.pt2"
     device = f"cuda:{gpu.index}"
     progress("compiling with torch-tensorrt", 0.0)
     with _told(path), torch.cuda.device(gpu.index):
@@ -51,7 +52,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         torch_tensorrt.save(compiled, str(target), inputs=[clip])
     host = PlanHost.here(trt.__version__, gpu)
     return Built(
-        files=((target.name, TENSORRT_KIND),),
+        files=((target.name, COMPILED_KIND),),
         device=device,
         software={**host.software, "torch": torch.__version__, "torch_tensorrt": torch_tensorrt.__version__},
         hardware=host.hardware,

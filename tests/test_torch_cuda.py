@@ -1,5 +1,7 @@
 """The torch backend for GPUs: the lowering to FP16 and BF16, checked on the CPU; on a real GPU all that it is for."""
 
+import argparse
+import dataclasses
 import shutil
 import sys
 
@@ -9,12 +11,14 @@ import torch
 from fake_cuda import Error, FakeCuda
 from small_bundle import NUM_FRAMES, random_clips, randomised, small_bundle, small_model
 
-from engines import cuda, torch_cuda, torch_tensorrt_build
+from engines import cuda, torch_cuda, torch_engine, torch_tensorrt_build
 from engines.build import BuildOptions, build_engine
 from engines.bundle import load_bundle
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
+from tools.bench.cli import _choices
+from tools.parity_table import check_all
 from trainer.export import WithHeatmap
 from trainer.models.video3d import R2Plus1D, ResNet3D
 
@@ -111,6 +115,45 @@ def test_missing_gpu_is_refused_with_the_reason(bundle, fake):
 def test_precision_that_a_gpu_does_not_run_is_refused_with_the_allowed(bundle):
     with pytest.raises(BackendError, match="on a GPU in fp16 or bf16; got int8"):
         load_engine(bundle, "torch", "cuda", "int8")
+
+
+@pytest.fixture
+def compiled(bundle):
+    """The bundle as if torch-tensorrt had compiled it for the second GPU."""
+    file = dataclasses.replace(bundle.file("torch-export"), kind="torch-tensorrt", precision="fp16")
+    file = dataclasses.replace(file, build={"builder": "torch-tensorrt", "device": "cuda:1"})
+    return dataclasses.replace(bundle, files=(*bundle.files, file))
+
+
+def test_precisions_are_those_of_the_device(bundle, compiled):
+    assert torch_engine.precisions(bundle) == torch_engine.precisions(compiled, "cpu") == ("fp32",)
+    assert torch_engine.precisions(bundle, "cuda:0") == ("fp16", "bf16")
+    assert torch_engine.precisions(compiled) == ("fp32", "fp16")
+
+
+def test_compiled_program_runs_on_the_device_that_it_was_built_for(compiled, fake):
+    fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(BackendError, match="cannot run on cuda:1: there is no NVIDIA driver"):
+        load_engine(compiled, "torch", precision="fp16")
+
+
+def test_check_and_bench_on_a_gpu_take_the_precisions_that_it_has(bundle, fake):
+    fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    checks = list(check_all(bundle, "torch", "cuda"))
+    assert [(check.precision, check.is_refused) for check in checks] == [("fp16", True), ("bf16", True)]
+    options = argparse.Namespace(backend=["torch"], precision=None, device="cuda", throughput=False, tune=None)
+    assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == [
+        ("cuda", "fp16"),
+        ("cuda", "bf16"),
+    ]
+
+
+def test_check_of_what_this_machine_lacks_refuses_nothing_that_was_not_named(compiled, fake):
+    fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    checks = {(check.backend, check.precision): check for check in check_all(compiled, None, None)}
+    assert not checks["torch", "fp16"].is_refused
+    assert "there is no NVIDIA driver" in checks["torch", "fp16"].trouble
+    assert checks["torch", "fp32"].result.is_within
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this torch has CUDA")

@@ -10,6 +10,7 @@ from edge.commandline import print_line
 from edge.errors import EdgeError, EngineError
 from engines import Bundle
 from engines.engine import EngineOptions
+from engines.errors import BackendError
 from engines.load import BACKENDS, backend_module, load_unproven
 from engines.parity import ParityResult, measure_parity
 
@@ -55,15 +56,16 @@ def check_all(bundle: Bundle, backend: str | None, device: str | None) -> Iterat
         if (trouble := module.probe()) is not None:
             yield Check(name, "", "", None, f"it cannot run here: {trouble}", is_refused=backend is not None)
             continue
-        for precision in module.precisions(bundle):
-            yield _check(bundle, name, precision, device)
+        for precision in module.precisions(bundle, device):
+            yield _check(bundle, name, precision, device, is_named=backend is not None)
 
 
-def _check(bundle: Bundle, backend: str, precision: str, device: str | None) -> Check:
+def _check(bundle: Bundle, backend: str, precision: str, device: str | None, *, is_named: bool) -> Check:
     try:
         engine = load_unproven(bundle, backend, EngineOptions(device=device, precision=precision))
     except EdgeError as exc:
-        return Check(backend, precision, device or "", None, str(exc), is_refused=True)
+        is_refused = is_named or not isinstance(exc, BackendError)
+        return Check(backend, precision, device or "", None, str(exc), is_refused=is_refused)
     try:
         result = measure_parity(engine, bundle)
     except EdgeError as exc:

@@ -142,7 +142,7 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
         if (trouble := module.probe()) is not None and not options.backend:
             print_line("warning", f"{backend} is left out: {trouble}")
             continue
-        there = module.precisions(bundle)
+        there = module.precisions(bundle, options.device)
         asked = options.precision or there
         # one that no engine here has is measured all the same, for its error
         for precision in [one for one in asked if one in there] or asked or (None,):
