@@ -49,7 +49,9 @@ def test_bench_pipeline_reports_what_the_subscriber_received(trivial_bundle: Pat
         assert set(values) == PERCENTILES
         assert values["p50"] <= values["p95"] <= values["p99"] <= values["max"]
     assert report["overhead_ms"]["p50"] < report["latency_ms"]["p50"] < report["received_ms"]["p50"]
-    assert report["first_window_play_s"] == pytest.approx(0.5, abs=0.02)
+    num_late_frames = (report["first_window_play_s"] - 0.5) * 30  # busy cores skip first windows as well
+    assert num_late_frames == pytest.approx(round(num_late_frames), abs=0.1)
+    assert 0 <= round(num_late_frames) <= report["skipped"]
     assert report["start_s"] == pytest.approx(report["first_prediction_s"] - report["first_window_play_s"])
     assert 20 < report["rss_mb"] < 2000
     _check_trace(json.loads(trace.read_text()), report["received"])

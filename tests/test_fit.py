@@ -122,7 +122,7 @@ def coarse_and_fine_grains(folder: Path) -> Path:
     return folder / "manifest.csv"
 
 
-@pytest.mark.parametrize("preset", ["paper", "best"])
+@pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "best"])
 def test_fit_learns_what_can_be_learned(tmp_path: Path, preset: str) -> None:
     manifest = coarse_and_fine_grains(tmp_path)
     settings = ("epochs=10", "clips_per_video=1", "batch_size=4", "frame_interval_ms=40")
@@ -299,7 +299,16 @@ def test_cross_validation_is_one_fit_a_fold_and_names_the_best(phantom_manifest:
     assert (alone.path / "model.safetensors").read_bytes() == (runs[1].path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("model", ["tin-r50", "r2plus1d-18", "resnet3d-50", "inception-v3", "vgg19"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "tin-r50",
+        "r2plus1d-18",
+        "resnet3d-50",
+        pytest.param("inception-v3", marks=pytest.mark.slow),
+        pytest.param("vgg19", marks=pytest.mark.slow),
+    ],
+)
 def test_each_kind_of_network_trains_and_predicts(model: str, phantom_manifest: Path, tmp_path: Path) -> None:
     is_static = MODELS[model].is_static
     changes = ["num_frames=1"] if is_static else []
