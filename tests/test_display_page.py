@@ -422,3 +422,18 @@ def test_judge_never_takes_what_is_old_or_cut_off_for_live(browser: Browser) -> 
     heard = {verdict["key"] for verdict in verdicts if verdict["isHeard"]}
     assert heard == {"LIVE", "STALE", "WARMUP", "FROZEN", "FAULT"}
     assert lag_ms == pytest.approx(3997, abs=50)  # it is as old as it is, however long it was under way
+
+
+def test_page_rounds_no_probability_to_certainty_and_keeps_it_on_one_line(browser: Browser) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address, "--vanish-ms", "60000") as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        number = visit.page.locator(".tile .number")
+        for probability, text in ((0.996, ">99 %"), (0.004, "<1 %"), (1.0, "100 %"), (0.0, "0 %"), (0.5, "50 %")):
+            publisher.send_prediction(probability)
+            visit.expect_text("number", text)
+            for width, height in ((1920, 1080), (1280, 800), (1024, 768), (768, 1024)):
+                visit.page.set_viewport_size({"width": width, "height": height})
+                assert number.evaluate("part => part.scrollWidth <= part.clientWidth"), (text, width)
+                assert number.evaluate("part => part.clientHeight < 1.5 * parseFloat(getComputedStyle(part).fontSize)")
+        visit.page.close()

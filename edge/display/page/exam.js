@@ -1,6 +1,6 @@
 // The exam of one stream: what it gave so far, and the buttons that begin, end and annotate it.
 
-import { say } from "./say.js";
+import { percent, say } from "./say.js";
 
 export class ExamBar {
   /**
@@ -75,10 +75,6 @@ function result({ probability, interval, num_windows, positive }) {
   if (probability === null) return "no window yet";
   const span = interval === null ? "" : ` (95 %: ${percent(interval[0])} to ${percent(interval[1])} %)`;
   return `${positive ? "▲" : "▽"} ${percent(probability)} %${span} over ${num_windows} windows`;
-}
-
-function percent(value) {
-  return (100 * value).toFixed(0);
 }
 
 function notes(number) {

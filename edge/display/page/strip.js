@@ -2,6 +2,7 @@
 
 import { decode } from "./link.js";
 import { decodeView, draw } from "./picture.js";
+import { percent } from "./say.js";
 
 export class Strip {
   /**
@@ -34,7 +35,7 @@ export class Strip {
 
   thumbnail({ id, probability, positive, t_wall_ms }) {
     const [item, button, canvas, text] = ["li", "button", "canvas", "span"].map((name) => document.createElement(name));
-    const caption = `${positive ? "▲" : "▽"} ${(100 * probability).toFixed(0)} % · ${clock(t_wall_ms)}`;
+    const caption = `${positive ? "▲" : "▽"} ${percent(probability)} % · ${clock(t_wall_ms)}`;
     text.textContent = caption;
     button.type = "button";
     button.setAttribute("aria-label", `Enlarge: ${caption}`);

@@ -4,7 +4,7 @@ import { ExamBar } from "./exam.js";
 import { History } from "./history.js";
 import { judge } from "./judge.js";
 import { decodeView, draw } from "./picture.js";
-import { say } from "./say.js";
+import { percent, say } from "./say.js";
 import { clock, Strip } from "./strip.js";
 
 const MAX_WAITING = 2; // views: what comes faster than the screen is left out
@@ -100,7 +100,7 @@ export class Tile {
     const { result } = this;
     this.section.classList.toggle("positive", showsNumber && result.positive);
     say(this.part("finding"), result?.class ?? "");
-    say(this.part("number"), showsNumber ? `${(100 * result.probability).toFixed(0)} %` : "–");
+    say(this.part("number"), showsNumber ? `${percent(result.probability)} %` : "–");
     this.part("number").classList.toggle("past", !isCurrent);
     say(this.part("verdict"), showsNumber ? verdictOf(result) : "");
     say(this.part("age"), result === null ? "" : this.age(key, isCurrent));
