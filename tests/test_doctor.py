@@ -1,23 +1,21 @@
 """edge-doctor: this very machine, and machines on which something is missing, occupied, forbidden or broken."""
 
-import contextlib
-import errno
 import importlib.util
 import json
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from daemon import DEADLINE_S, run_command
+from doctor_findings import one_finding
 from media import write_video
 from packaging.requirements import Requirement
 from test_seams import loaded_by
@@ -26,13 +24,12 @@ from edge.config import DEMO_BUNDLE
 from edge.errors import ConfigError, EngineError
 from engines import load_bundle
 from engines.bundle import add_files, describe_file
-from tools.doctor import clocks, devices, engines, machine, ports, python
+from tools.doctor import clocks, engines, ports, python
 from tools.doctor.finding import Check, Finding, Verdict, examine
 from tools.doctor.probe import Answer, ProbeError, Probes
 from tools.doctor.screen import exit_code
 
 ROOT = Path(__file__).parent.parent
-NOBODY = 65534
 NAMES = {
     "Python", "packages", "[build]", "[train]", "[tensorrt]", "locale", "system", "processor", "memory",
     "state, spool", "clock", "wall clock", "systemd", "video", "recording", "DICOM", "SRT", "OpenVINO", "ONNX Runtime",
@@ -63,26 +60,6 @@ def _doctor(*arguments: str, **environment: str) -> tuple[dict[str, Any], dict[s
     told = json.loads(done.stdout)
     assert told["exit_code"] == done.returncode
     return told, {check["name"]: check for check in told["checks"]}
-
-
-def _one(findings: Iterator[Finding]) -> Finding:
-    (finding,) = findings
-    return finding
-
-
-@contextlib.contextmanager
-def _unprivileged() -> Iterator[None]:
-    """Be nobody for a while, where we are root: root may open everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def test_doctor_looks_at_all_of_this_machine(free: list[str]) -> None:
@@ -165,7 +142,7 @@ def test_doctor_port_held_by_the_command_itself_is_well() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         port = int(child.stdout.readline())
-        finding = _one(ports.check_http("127.0.0.1", port))
+        finding = one_finding(ports.check_http("127.0.0.1", port))
         child.communicate()
     assert finding.verdict is Verdict.OK
     assert finding.found == f"127.0.0.1:{port} is held by edge-display itself (process {child.pid})"
@@ -176,140 +153,9 @@ def test_doctor_leaves_an_ipc_address_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        assert _one(ports.check_publish(f"ipc://{path}")).verdict is Verdict.NOTE
+        assert one_finding(ports.check_publish(f"ipc://{path}")).verdict is Verdict.NOTE
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-
-
-# what is forbidden
-
-
-@pytest.mark.parametrize(
-    ("mode", "container", "mend"),
-    [
-        (0o660, False, "usermod -aG {group} nobody   # then log in again"),
-        (0o600, False, "70-edge-ultrasound.rules /etc/udev/rules.d/"),
-        (0o660, True, "docker run --device {path} --group-add {gid}"),
-    ],
-)
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a node to another group")
-def test_doctor_device_that_may_not_be_opened_tells_who_may(
-    monkeypatch: pytest.MonkeyPatch, mode: int, container: bool, mend: str
-) -> None:
-    monkeypatch.setattr(devices, "is_container", lambda: container)
-    group = next(one for one in devices.grp.getgrall() if one.gr_gid not in (0, NOBODY) and not one.gr_mem)
-    with _folder_for_all() as folder:
-        path = folder / "video0"
-        path.touch()
-        os.chown(path, 0, group.gr_gid)
-        path.chmod(mode)
-        with _unprivileged():
-            finding = _one(devices.check_devices([path]))
-    assert finding.verdict is Verdict.WARNING
-    assert finding.found.startswith(f"this user may not open it; the group {group.gr_name} has")
-    assert mend.format(group=group.gr_name, path=path, gid=group.gr_gid) in finding.mend
-    assert finding.mend.startswith("docker" if container else "sudo ")
-
-
-@contextlib.contextmanager
-def _folder_for_all() -> Iterator[Path]:
-    """Make a folder that every user may enter, unlike pytest's own."""
-    folder = Path("/tmp") / f"edge-doctor-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_doctor_folder_that_may_not_be_written_is_a_problem(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with _unprivileged():
-        finding = _one(machine.check_disk("recordings", tmp_path / "new", 1, 1, holds_recordings=True))
-    assert finding.verdict is Verdict.PROBLEM
-    assert "this user may not write to" in finding.found
-    assert "install -d -m 700" in finding.mend
-
-
-@pytest.mark.parametrize(
-    ("enough", "least", "verdict"),
-    [(1, 1, Verdict.OK), (2**60, 1, Verdict.WARNING), (2**60, 2**60, Verdict.PROBLEM)],
-)
-def test_doctor_room_on_disk_is_judged_and_nothing_is_made(
-    tmp_path: Path, enough: int, least: int, verdict: Verdict
-) -> None:
-    finding = _one(machine.check_disk("recordings", tmp_path / "a" / "b", enough, least, holds_recordings=True))
-    assert finding.verdict is verdict
-    assert finding.details["free_bytes"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
-    assert list(tmp_path.iterdir()) == []
-
-
-# devices
-
-_CAPTURE, _MULTI_PLANAR, _METADATA = 0x04000001, 0x04001000, 0x04800000
-
-
-def _ioctl(capabilities: dict[str, int]) -> Callable[..., int]:
-    """Return an ioctl that answers as drivers do: QUERYCAP by the node's name, and one mode, YUYV 640x480 at 30."""
-    answers = {
-        2: (8, struct.pack("=I32sI", 0, b"YUYV", int.from_bytes(b"YUYV", "little"))),
-        74: (8, struct.pack("=3I", 1, 640, 480)),
-        75: (16, struct.pack("=3I", 1, 1, 30)),
-    }
-
-    def ioctl(fd: int, code: int, buffer: bytearray) -> int:
-        number, name = code & 0xFF, Path(f"/proc/self/fd/{fd}").readlink().name
-        if number == 0:
-            about = (b"uvcvideo", b"HDMI grabber", b"usb-1", 0, capabilities[name], capabilities[name])
-            struct.pack_into("=16s32s32s3I", buffer, 0, *about)
-        elif number in answers and int.from_bytes(buffer[:4], "little") == 0:
-            place, answer = answers[number]
-            buffer[place : place + len(answer)] = answer
-        else:
-            raise OSError(errno.EINVAL, "")
-        return 0
-
-    return ioctl
-
-
-def _examined(monkeypatch: pytest.MonkeyPatch, folder: Path, capabilities: dict[str, int]) -> dict[str, Finding]:
-    monkeypatch.setattr("edge.sources.v4l2_device.fcntl.ioctl", _ioctl(capabilities))
-    nodes = [folder / name for name in capabilities]
-    for node in nodes:
-        node.touch()
-    return {Path(finding.name).name: finding for finding in devices.check_devices(nodes)}
-
-
-def test_doctor_device_tells_its_modes_and_the_one_that_would_be_taken(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = _examined(monkeypatch, tmp_path, {"video0": _CAPTURE, "video1": _METADATA})
-    assert found["video0"].verdict is Verdict.OK
-    assert found["video0"].found == "HDMI grabber (uvcvideo): 1 modes, YUYV 640x480 at 30 frames/s would be taken"
-    assert found["video0"].details["modes"] == ["YUYV 640x480 at 30 frames/s"]
-    # a camera's second node is usual
-    assert (found["video1"].verdict, found["video1"].mend) == (Verdict.NOTE, "")
-
-
-def test_doctor_multi_planar_device_alone_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = _examined(monkeypatch, tmp_path, {"video0": _MULTI_PLANAR})
-    assert found["video0"].verdict is Verdict.WARNING
-    assert "multi-planar" in found["video0"].found
-    assert found["video0"].mend
-
-
-def test_doctor_node_that_is_no_device_and_one_that_is_gone(tmp_path: Path) -> None:
-    (tmp_path / "video0").touch()
-    findings = list(devices.check_devices([tmp_path / "video0", tmp_path / "video1"]))
-    assert [finding.verdict for finding in findings] == [Verdict.WARNING] * 2
-    assert "is no V4L2 device" in findings[0].found
-    assert "No such file" in findings[1].found
-
-
-def test_doctor_machine_without_devices_is_noted() -> None:
-    finding = _one(devices.check_devices([]))
-    assert (finding.name, finding.verdict) == ("V4L2", Verdict.NOTE)
-    assert finding.mend
 
 
 # sources
@@ -414,7 +260,7 @@ def test_doctor_library_that_chatters_does_not_spoil_its_answer(
     (tmp_path / "onnxruntime.py").write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     with Probes({"onnxruntime": {}}) as probes:
-        finding = _one(engines.check_onnxruntime(probes))
+        finding = one_finding(engines.check_onnxruntime(probes))
     assert (finding.verdict, finding.found) == (Verdict.OK, "9.9: CPU")
 
 
@@ -460,15 +306,15 @@ def test_doctor_gpu_without_tensorrt_is_told_what_to_install(monkeypatch: pytest
 def test_doctor_driver_without_its_python_bindings_and_card_without_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     bindings = {"trouble": "cuda-python is not installed", "needs": "bindings"}
     driver = {"trouble": "no NVIDIA driver", "needs": "driver"}
-    assert _one(engines.check_nvidia(_Answers(cuda=bindings))).verdict is Verdict.WARNING
+    assert one_finding(engines.check_nvidia(_Answers(cuda=bindings))).verdict is Verdict.WARNING
     for has_card, verdict in ((True, Verdict.WARNING), (False, Verdict.NOTE)):
         monkeypatch.setattr(engines, "_has_gpu", lambda _, is_there=has_card: is_there)
-        assert _one(engines.check_nvidia(_Answers(cuda=driver))).verdict is verdict
+        assert one_finding(engines.check_nvidia(_Answers(cuda=driver))).verdict is verdict
 
 
 def test_doctor_machine_without_torch_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "backend_module", lambda _: type("M", (), {"probe": lambda: "it is not: `x`"}))
-    finding = _one(engines.check_torch(_Answers()))
+    finding = one_finding(engines.check_torch(_Answers()))
     assert finding.verdict is Verdict.NOTE
     assert finding.mend.endswith("pip install torch==2.13.0")
 
@@ -504,7 +350,7 @@ def test_doctor_without_a_checkout_reads_what_was_installed(monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(python, "ROOT", tmp_path)
     monkeypatch.setattr("tools.doctor.finding.ROOT", tmp_path)
-    assert _one(python.check_python()).verdict is Verdict.PROBLEM
+    assert one_finding(python.check_python()).verdict is Verdict.PROBLEM
     packages, build, train, tensorrt = python.check_packages()
     assert (packages.verdict, packages.found) == (Verdict.PROBLEM, "not installed: absent-package")
     assert packages.mend.endswith("pip install 'absent-package>=3'")

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options, get_expected_length
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, RLELossless
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
@@ -114,12 +114,17 @@ def check_attributes(header: Dataset, name: str, keywords: Iterable[str]) -> Non
             raise SourceError(f"{name!r} has {keyword} {got}; {expected}; convert the file or give another one")
 
 
+def find_decoder(uid: UID) -> Any:
+    """Return pydicom's decoder of a transfer syntax, available or not; None where it is none of images, or unknown."""
+    try:
+        return get_decoder(uid)
+    except NotImplementedError:
+        return None
+
+
 def _decoder(image: DicomImage) -> Any:
     uid = image.transfer_syntax
-    try:
-        decoder = get_decoder(uid)
-    except NotImplementedError:
-        decoder = None
+    decoder = find_decoder(uid)
     if decoder is None or not decoder.is_available:
         raise SourceError(
             f"{image.path.name!r} has the transfer syntax {uid.name!r}, which cannot be decoded here; "

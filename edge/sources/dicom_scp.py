@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -14,7 +13,7 @@ from edge.errors import BindError, ConfigError, SourceError
 from edge.sources.dicom_address import ListenerAddress
 from edge.sources.dicom_guard import IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
 from edge.sources.dicom_header import read_image
-from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes
+from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes, find_decoder
 from edge.sources.dicom_server import GuardedServer
 from edge.sources.dicom_video import is_video
 from edge.sources.options import SourceOptions
@@ -43,10 +42,8 @@ def transfer_syntaxes() -> list[UID]:
 
 
 def _has_decoder(uid: UID) -> bool:
-    try:
-        return bool(get_decoder(uid).is_available)
-    except NotImplementedError:
-        return False
+    decoder = find_decoder(uid)
+    return decoder is not None and bool(decoder.is_available)
 
 
 class StorageScp:

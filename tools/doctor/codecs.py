@@ -62,22 +62,18 @@ def check_dicom() -> Iterator[Finding]:
 
 def _dicom_decoders() -> Iterator[tuple[str, str]]:
     """Yield each transfer syntax's name and its decoder, empty where none is here."""
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import AllTransferSyntaxes
 
-    from edge.sources.dicom_pixels import PLUGINS
+    from edge.sources.dicom_pixels import PLUGINS, find_decoder
     from edge.sources.dicom_video import is_video
 
     for uid in AllTransferSyntaxes:
         if is_video(uid):
             yield uid.name, "FFmpeg"
             continue
-        try:
-            decoder = get_decoder(uid)
-        except NotImplementedError:  # not of images, or known to nobody
-            continue
-        plugin = next((plugin for plugin in PLUGINS if plugin in decoder.available_plugins), "")
-        yield uid.name, "pydicom" if decoder.is_native else plugin
+        if (decoder := find_decoder(uid)) is not None:
+            plugin = next((plugin for plugin in PLUGINS if plugin in decoder.available_plugins), "")
+            yield uid.name, "pydicom" if decoder.is_native else plugin
 
 
 def check_srt() -> Iterator[Finding]:

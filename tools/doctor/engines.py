@@ -26,19 +26,27 @@ def questions() -> list[str]:
 
 def check_openvino(probes: Probes) -> Iterator[Finding]:
     """Tell OpenVINO's devices and their precisions."""
-    if (trouble := backend_module("openvino").probe()) is not None:
-        yield Finding("OpenVINO", Verdict.PROBLEM, trouble, pip_install(["openvino>=2026.1,<2027"]))
-        return
-    try:
-        answer = probes.answer("openvino")
-    except ProbeError as exc:
-        mend = pip_install(["openvino>=2026.1,<2027"], "--force-reinstall")
-        yield Finding("OpenVINO", Verdict.PROBLEM, f"does not work: {exc}", mend)
+    verdicts = Verdict.PROBLEM, Verdict.PROBLEM
+    answer = _asked(probes, "openvino", "OpenVINO", "openvino>=2026.1,<2027", *verdicts)
+    if isinstance(answer, Finding):
+        yield answer
         return
     told = "; ".join(f"{name} {_precisions(device['capabilities'])}" for name, device in answer["devices"].items())
     verdict = Verdict.OK if "CPU" in answer["devices"] else Verdict.PROBLEM
     yield Finding("OpenVINO", verdict, f"{answer['version']}: {told or 'no device'}", "", answer)
     yield from _judge_intel(answer)
+
+
+def _asked(
+    probes: Probes, library: str, title: str, requirement: str, missing: Verdict, broken: Verdict
+) -> Answer | Finding:
+    """Return what a library answers in a process of its own, or the finding that it is missing or does not work."""
+    if (trouble := backend_module(library).probe()) is not None:
+        return Finding(title, missing, trouble, pip_install([requirement]))
+    try:
+        return probes.answer(library)
+    except ProbeError as exc:
+        return Finding(title, broken, f"does not work: {exc}", pip_install([requirement], "--force-reinstall"))
 
 
 def _precisions(capabilities: list[str]) -> str:
@@ -75,14 +83,10 @@ def _has_gpu(vendor: str) -> bool:
 
 def check_onnxruntime(probes: Probes) -> Iterator[Finding]:
     """Tell ONNX Runtime's execution providers; most machines do without it."""
-    if (trouble := backend_module("onnxruntime").probe()) is not None:
-        yield Finding("ONNX Runtime", Verdict.NOTE, trouble, pip_install(["onnxruntime>=1.23"]))
-        return
-    try:
-        answer = probes.answer("onnxruntime")
-    except ProbeError as exc:
-        mend = pip_install(["onnxruntime>=1.23"], "--force-reinstall")
-        yield Finding("ONNX Runtime", Verdict.WARNING, f"does not work: {exc}", mend)
+    verdicts = Verdict.NOTE, Verdict.WARNING
+    answer = _asked(probes, "onnxruntime", "ONNX Runtime", "onnxruntime>=1.23", *verdicts)
+    if isinstance(answer, Finding):
+        yield answer
         return
     names = ", ".join(name.removesuffix("ExecutionProvider") for name in answer["providers"])
     yield Finding("ONNX Runtime", Verdict.OK, f"{answer['version']}: {names}", "", answer)
