@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge.area_resize import AreaResizer
 from edge.frame import Frame, StoredObject, UInt8Image
 from edge.prediction import State
 from edge.sources.base import Rect
@@ -68,6 +69,7 @@ class ImageWatch:
 
     def __init__(self, thresholds: ImageThresholds) -> None:
         self._thresholds = thresholds
+        self._resize = AreaResizer()
         self._change = _ChangeFinder(thresholds.change_level)
         self._key: tuple[Rect, StoredObject | None] | None = None
         self._anchor: UInt8Image
@@ -82,7 +84,7 @@ class ImageWatch:
         """Judge the next frame; what lies outside the ROI is not looked at."""
         if self._thresholds.freeze_ms <= 0:
             return Look()
-        cells = _to_cells(frame.pixels, roi)
+        cells = _to_cells(frame.pixels, roi, self._resize)
         key = roi, frame.object
         if key != self._key or frame.t_media_ns < self._t_still_ns:
             self._begin(key, cells, frame.t_media_ns)
@@ -187,21 +189,14 @@ class _ChangeFinder:
         return "colour Doppler came on" if is_new and not is_first else None
 
 
-def _to_cells(pixels: UInt8Image, roi: Rect) -> UInt8Image:
+def _to_cells(pixels: UInt8Image, roi: Rect, resize: AreaResizer) -> UInt8Image:
     """Return the mean gray value of each cell of the ROI, (h, w) uint8; a rest less than a cell is left out."""
     x, y, width, height = roi
     cell_px = max(_MIN_CELL_PX, round(max(width, height) / _MAX_CELLS))
     num_columns, num_rows = max(1, width // cell_px), max(1, height // cell_px)
     image = pixels[y : y + num_rows * cell_px, x : x + num_columns * cell_px]
-    while cell_px % 2 == 0 and image.shape[0] > 1 and image.shape[1] > 1:  # far faster than all at once
-        cell_px //= 2
-        image = _resized(image, image.shape[1] // 2, image.shape[0] // 2)
-    cells = _resized(image, num_columns, num_rows)
-    return cells if cells.ndim == 2 else cast(UInt8Image, cv2.cvtColor(cells, cv2.COLOR_RGB2GRAY))
-
-
-def _resized(image: UInt8Image, width: int, height: int) -> UInt8Image:
-    return cast(UInt8Image, cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    gray = image if image.ndim == 2 else cast(UInt8Image, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    return resize(gray, num_columns, num_rows)
 
 
 def _tissue(cells: UInt8Image) -> npt.NDArray[np.bool_] | None:

@@ -1,9 +1,12 @@
 """From a frame to network input. The same function runs in training, so that training and live pixels are alike."""
 
+import threading
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge.area_resize import AreaResizer
 from edge.frame import UInt8Image
 from edge.sources.base import Rect
 from engines import PreprocessSpec
@@ -11,12 +14,15 @@ from engines import PreprocessSpec
 _SCALE = np.float32(1 / 255)
 
 
+_local = threading.local()
+"""Each thread's own resizer, made when it first resizes."""
+
+
 def preprocess(pixels: UInt8Image, roi: Rect, spec: PreprocessSpec) -> npt.NDArray[np.float32]:
     """Cut the ROI, turn it gray, resize, cut the centre and scale.
 
-    Area interpolation is used because scanners' images are mostly larger than the network's input: it averages
-    speckle where bilinear sampling would alias it. An image of twice the size or more is halved first, also by area,
-    as long as its sides are even: the same to within a gray level, and up to five times as fast.
+    Resized by area, because scanners' images are mostly larger than the network's input: that averages speckle where
+    bilinear sampling would alias it.
 
     Args:
         pixels: (H, W) gray or (H, W, 3) RGB, uint8.
@@ -39,11 +45,7 @@ def resize_roi(pixels: UInt8Image, roi: Rect, spec: PreprocessSpec) -> UInt8Imag
     x, y, width, height = roi
     image = _to_channels(pixels[y : y + height, x : x + width], spec.channels)
     resize_height, resize_width = spec.resize_hw
-    while _can_be_halved(image, spec.resize_hw):
-        image = _resized(image, image.shape[1] // 2, image.shape[0] // 2)
-    if image.shape[:2] != spec.resize_hw:
-        image = _resized(image, resize_width, resize_height)
-    return image
+    return image if image.shape[:2] == spec.resize_hw else _resize(image, resize_width, resize_height)
 
 
 def centre_crop(image: UInt8Image, spec: PreprocessSpec) -> UInt8Image:
@@ -68,13 +70,10 @@ def visible_rect(roi: Rect, spec: PreprocessSpec) -> Rect:
     )
 
 
-def _can_be_halved(image: UInt8Image, target_hw: tuple[int, int]) -> bool:
-    """Whether an exact half, in blocks of 2 x 2, is still large enough."""
-    return all(size % 2 == 0 and size >= 2 * target for size, target in zip(image.shape, target_hw, strict=False))
-
-
-def _resized(image: UInt8Image, width: int, height: int) -> UInt8Image:
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+def _resize(image: UInt8Image, width: int, height: int) -> UInt8Image:
+    if not hasattr(_local, "resize"):
+        _local.resize = AreaResizer()
+    return _local.resize(image, width, height)  # type: ignore[no-any-return]
 
 
 def _to_channels(image: UInt8Image, channels: int) -> UInt8Image:

@@ -18,7 +18,7 @@ from edge.frame import UInt8Image
 from edge.preprocess import centre_crop
 from trainer.decode import ClipSpec, Decoded
 
-FORMAT = 2
+FORMAT = 3
 """Takes a new number when what lies in an entry changes."""
 TEMPORARY = ".tmp-"
 """Prefix of an entry that is being written."""
