@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 DEADLINE_S = 30.0
+ROOT = Path(__file__).parent.parent
 
 Bundle = list[tuple[dict[str, Any], list[bytes]]]
 """Facts and blobs of each message that came together."""
@@ -18,9 +20,9 @@ Bundle = list[tuple[dict[str, Any], list[bytes]]]
 class DisplayServer:
     """A running edge-display and where it serves."""
 
-    def __init__(self, *arguments: str, http: str = "127.0.0.1:0") -> None:
+    def __init__(self, *arguments: str, http: str = "127.0.0.1:0", tree: Path = ROOT) -> None:
         command = [sys.executable, "-m", "edge.display.cli", "--http", http, *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tree)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().rpartition(" ")[2].strip()
         assert self.url.startswith("http"), self.process.communicate(timeout=DEADLINE_S)[1]
@@ -36,9 +38,9 @@ class DisplayServer:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, http: str = "127.0.0.1:0") -> Iterator[DisplayServer]:
-    """Start edge-display; end it whatever happens."""
-    server = DisplayServer(*arguments, http=http)
+def serving(*arguments: str, http: str = "127.0.0.1:0", tree: Path = ROOT) -> Iterator[DisplayServer]:
+    """Start the edge-display of a source tree; end it whatever happens."""
+    server = DisplayServer(*arguments, http=http, tree=tree)
     try:
         yield server
     finally:

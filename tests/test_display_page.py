@@ -1,5 +1,6 @@
 """The bedside page in a real browser: what it says when daemons and servers die, and where it draws the heatmap."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from small_publisher import SmallPublisher
 
 from edge.prediction import State
 
+ROOT = Path(__file__).parent.parent
 BED = "bed7.example"
 INNER_CELLS = (5, 6, 9, 10)
 
@@ -141,6 +143,28 @@ def test_page_tells_a_dead_display_server_and_goes_on_with_its_successor(
             expect(banner).to_be_hidden()
     assert visit.complaints == []
     visit.page.close()
+
+
+def test_page_is_loaded_anew_once_its_server_was_upgraded(browser: Browser, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "edge", tmp_path / "edge")
+    (tmp_path / "engines").symlink_to(ROOT / "engines")
+    index = tmp_path / "edge" / "display" / "page" / "index.html"
+    index.write_text(index.read_text(encoding="utf-8").replace("<h1>edge-display</h1>", "<h1>upgraded</h1>"))
+    with SmallPublisher() as publisher:
+        with serving("--connect", publisher.address) as server:
+            visit = Visit(browser, server.url)
+            banner = visit.page.locator("#link")
+            expect(banner).to_be_hidden(timeout=DEADLINE_MS)
+            visit.page.evaluate("window.isOld = true")
+        expect(banner).to_be_visible(timeout=DEADLINE_MS)
+        with serving("--connect", publisher.address, http=server.address):
+            expect(banner).to_be_hidden(timeout=DEADLINE_MS)
+            assert visit.page.evaluate("window.isOld")  # the same release: nothing is loaded anew
+        with serving("--connect", publisher.address, http=server.address, tree=tmp_path):
+            expect(visit.page.locator("h1")).to_have_text("upgraded", timeout=DEADLINE_MS)
+            expect(banner).to_be_hidden(timeout=DEADLINE_MS)
+        assert visit.complaints == []
+        visit.page.close()
 
 
 def test_page_of_another_machine_tells_a_lost_network_from_a_dead_server(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import hashlib
 import importlib.resources
 import json
 import ssl
@@ -54,7 +55,7 @@ def make_app(
     app[CLIENTS] = Clients()
     app[HUB] = Hub(app[CLIENTS])
     app[DESK] = ExamDesk(app[HUB], controls or {}, curve)
-    app[SETTINGS] = encode({"kind": "settings", "version": __version__, "stale_ms": stale_ms, "vanish_ms": vanish_ms})
+    app[SETTINGS] = encode({"kind": "settings", "page": _page_digest(), "stale_ms": stale_ms, "vanish_ms": vanish_ms})
     app.add_routes(
         [
             web.get("/", _index),
@@ -122,6 +123,14 @@ async def _ticks(hub: Hub) -> AsyncIterator[None]:
 
 async def _end(app: web.Application) -> None:
     await app[CLIENTS].close()
+
+
+def _page_digest() -> str:
+    """Return what tells this page from that of another release: a browser that holds that one loads this one."""
+    digest = hashlib.sha256()
+    for path in sorted(PAGE.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 async def _index(_request: web.Request) -> web.FileResponse:

@@ -2,6 +2,8 @@
 
 import { percent, say } from "./say.js";
 
+const SURE_MS = 4000; // an exam that was ended cannot be opened again: a second press within this time ends it
+
 export class ExamBar {
   /**
    * @param {HTMLElement} bar
@@ -13,9 +15,10 @@ export class ExamBar {
     this.facts = null;
     this.trouble = "";
     this.t_ms = 0;
+    this.isAsking = false;
     this.part = (name) => bar.querySelector(`.exam-${name}`);
     this.part("start").onclick = () => this.act("exam-start");
-    this.part("stop").onclick = () => this.act("exam-stop");
+    this.part("stop").onclick = () => this.end();
     this.part("note").onclick = () => askNote((note) => this.act("exam-note", note));
   }
 
@@ -24,6 +27,7 @@ export class ExamBar {
     Object.assign(this, { address, facts: exam, trouble, t_ms: performance.now() });
     this.bar.hidden = false;
     const isOpen = exam?.is_open ?? false;
+    if (!isOpen) this.ask(false);
     this.part("start").hidden = isOpen;
     this.part("stop").hidden = this.part("note").hidden = !isOpen;
     for (const button of this.bar.querySelectorAll("button")) button.disabled = trouble !== "";
@@ -34,6 +38,21 @@ export class ExamBar {
     if (this.bar.hidden) return;
     const text = link === "up" ? this.words() : "Exam: no word from the display server";
     say(this.part("facts"), text);
+  }
+
+  /** End the exam where this was asked twice. */
+  end() {
+    const isSure = this.isAsking;
+    this.ask(!isSure);
+    if (isSure) this.act("exam-stop");
+  }
+
+  ask(isAsking) {
+    clearTimeout(this.timer);
+    this.isAsking = isAsking;
+    this.part("stop").textContent = isAsking ? "Press again to end" : "End exam";
+    this.part("stop").classList.toggle("asking", isAsking);
+    if (isAsking) this.timer = setTimeout(() => this.ask(false), SURE_MS);
   }
 
   words() {

@@ -14,7 +14,10 @@ const look = { opacity: 0.6, changed: true };
 let settings = { stale_ms: 500, vanish_ms: 2000 };
 
 const handlers = {
-  settings: (facts) => (settings = facts),
+  settings: (facts) => {
+    if (settings.page && settings.page !== facts.page) location.reload(); // the server was upgraded
+    settings = facts;
+  },
   tick: ({ streams }, clock) => {
     const present = new Set(streams.map((stream) => stream.id));
     for (const [id, tile] of tiles) {
