@@ -326,7 +326,9 @@ def test_url_that_is_wrong_is_refused_without_repeating_it(uri: str) -> None:
 
 
 @pytest.mark.slow
-def test_daemon_whose_server_is_killed_goes_on_with_the_next_and_tells_no_password(trivial_bundle: Path) -> None:
+def test_daemon_whose_server_is_killed_goes_on_with_the_next_and_tells_no_password(
+    trivial_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(password=PASSWORD.replace("%23", "#")) as server:
         port = server.port
         with running(
@@ -346,6 +348,8 @@ def test_daemon_whose_server_is_killed_goes_on_with_the_next_and_tells_no_passwo
             assert num_before < len(recording.messages)
     assert recording.exit_code == 0
     assert recording.of("status")[-1].header["counters"]["reconnects"] == 1
+    with capsys.disabled():
+        print(f"\nRTSP, server back to the first new prediction: {recovery_s:.2f} s", end="")
     assert recovery_s < 10
     said = recording.stderr + str([message.header for message in recording.messages])
     for secret in (PASSWORD, "gehe", "secret"):
