@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from edge.errors import ConfigError
 from edge.sources.srt import SrtAddress, parse_srt
 
-_LOW_DELAY = {"fflags": "nobuffer", "analyzeduration": "300000", "fpsprobesize": "0", "probesize": "1000000"}
+_LOW_DELAY = {"analyzeduration": "300000", "fpsprobesize": "0", "probesize": "1000000"}
 _SOCKET = {"buffer_size": "4000000", "fifo_size": "100000", "overrun_nonfatal": "1"}
 _REORDER = {"max_delay": "100000"}
 """Packets that come out of order are waited for 0.1 s, not FFmpeg's 0.5 s."""

@@ -6,10 +6,11 @@ FFmpeg's calls may block for seconds, whatever is asked of it; whoever takes fra
 import collections
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import av
 
@@ -27,9 +28,14 @@ _GAP_S = 0.75
 _MAX_REPAIR_S = 3.0
 """How long a keyframe is waited for after a loss; some encoders have none, and renew the image bit by bit."""
 _MAX_TIMES = 64
+_WAIT_S, _MAX_BACKLOG = 0.003, 32
+"""A packet that was not waited for so long was there before; the first ones, up to so many, came while connecting."""
 _MIN_STEPS, _NUM_STEPS = 5, 15
 _ERRORS = (av.FFmpegError, OSError, ValueError, SourceError)
 """UnicodeDecodeError, for what a server calls itself, is a ValueError."""
+
+
+_Packet = TypeVar("_Packet")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +148,7 @@ class NetworkReader:
     def _images(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[AnyImage, int]]:
         to_array, repair = FrameConverter(), _Repair()
         times_ns: dict[int | None, int] = {}  # decoders may give frames later, and in another order, than packets came
-        for packet in container.demux(stream):
+        for packet, is_old in _without_backlog(container.demux(stream)):
             t_ns = time.monotonic_ns()
             if t_ns / 1e9 - self.t_packet_s > _GAP_S:
                 repair.begin()
@@ -154,7 +160,8 @@ class NetworkReader:
             while len(times_ns) > _MAX_TIMES:
                 del times_ns[next(iter(times_ns))]
             for frame in self._decoded(stream, packet, repair):
-                yield to_array(frame), times_ns.get(frame.pts, t_ns)
+                if not is_old:
+                    yield to_array(frame), times_ns.get(frame.pts, t_ns)
 
     def _decoded(
         self, stream: av.VideoStream, packet: "av.Packet[av.VideoStream]", repair: "_Repair"
@@ -177,6 +184,22 @@ class NetworkReader:
             with self._changed:
                 self._num_bad += 1
                 self._changed.notify_all()
+
+
+def _without_backlog(packets: Iterator[_Packet]) -> Iterator[tuple[_Packet, bool]]:
+    """Yield each packet, and whether it came while FFmpeg still learned what is sent.
+
+    Such frames are decoded, for later ones build upon them, and not shown: nobody knows when they were captured.
+    Without them the stream would begin only at the next keyframe, seconds later.
+    """
+    is_old = True
+    for number in itertools.count():
+        t_asked_s = time.monotonic()
+        packet = next(packets, None)
+        if packet is None:
+            return
+        is_old = is_old and number < _MAX_BACKLOG and time.monotonic() - t_asked_s < _WAIT_S
+        yield packet, is_old
 
 
 class _Repair:
