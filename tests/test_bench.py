@@ -92,14 +92,20 @@ def test_bench_engine_reports_each_backend(trivial_bundle: Path) -> None:
     assert engine["speedup"] is None  # eager PyTorch was not measured
 
 
-def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have(trivial_bundle: Path) -> None:
-    result = _bench("engine", str(trivial_bundle), "--seconds", "0.2")
+def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have_and_draws_the_others(
+    trivial_bundle: Path, tmp_path: Path
+) -> None:
+    plot = tmp_path / "engines.png"
+    result = _bench("engine", str(trivial_bundle), "--seconds", "0.2", "--plot", str(plot))
     assert result.returncode == 0
     left_out = {line.split()[1] for line in result.stderr.splitlines()}
     measured = {engine["backend"] for engine in json.loads(result.stdout.splitlines()[-1])["engines"]}
     assert "torch" in left_out
     assert {"openvino", "onnxruntime"} <= measured
     assert not left_out & measured
+    image = cv2.imread(str(plot))
+    assert image is not None
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10  # bars and words, not an empty page
 
 
 @pytest.mark.parametrize(
@@ -191,15 +197,6 @@ def test_count_operation_counts_a_multiply_add_as_two() -> None:
     convolved = ops.group_convolution(image, weights, [1, 1], [1, 1], [1, 1], [1, 1])
     assert count_operation(convolved) == 2 * (6 * 8 * 8) * (2 * 3 * 3)
     assert count_operation(ops.relu(image)) == 0
-
-
-def test_bench_engine_draws_what_it_measured(trivial_bundle: Path, tmp_path: Path) -> None:
-    plot = tmp_path / "engines.png"
-    arguments = ["--backend", "openvino", "onnxruntime", "--seconds", "0.2", "--plot", str(plot)]
-    assert _bench("engine", str(trivial_bundle), *arguments).returncode == 0
-    image = cv2.imread(str(plot))
-    assert image is not None
-    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10  # bars and words, not an empty page
 
 
 def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:

@@ -64,8 +64,10 @@ def test_folded_batch_norms_leave_the_outputs_equal(name):
     "name",
     [
         "resnet3d-18",
-        "vgg19",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("r2plus1d-18", "r2plus1d-34", "resnet3d-50")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("vgg19", "r2plus1d-18", "r2plus1d-34", "resnet3d-50")
+        ),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "inception-v3")),
     ],
 )

@@ -67,7 +67,8 @@ def test_lowered_convolutions_lie_channels_last(program):
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
-@pytest.mark.parametrize("make", [ResNet3D, pytest.param(R2Plus1D, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [ResNet3D, R2Plus1D])
 def test_lowered_3d_network_equals_itself_and_lies_channels_last(make):
     network = WithHeatmap(randomised(make(18, num_frames=NUM_FRAMES), seed=2))
     clip = torch.from_numpy(random_clips(1, seed=32))
