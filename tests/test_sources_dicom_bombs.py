@@ -60,6 +60,12 @@ def test_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
         DicomFile(write_dicom(tmp_path / "large.dcm", ds))
 
 
+def test_image_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "line.dcm", dataset(noise(1, 1, 16_385)))
+    with pytest.raises(SourceError, match="16384 a side"):
+        DicomFile(path)
+
+
 @pytest.mark.parametrize(("syntax", "encode"), [(JPEGBaseline8Bit, _jpeg), (JPEG2000Lossless, _jpeg_2000)])
 def test_image_larger_inside_than_its_header_says_is_left_out(tmp_path: Path, syntax, encode) -> None:  # type: ignore[no-untyped-def]
     pixels = np.zeros((2, 64, 64), np.uint8)

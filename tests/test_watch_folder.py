@@ -224,6 +224,22 @@ def test_player_of_a_cine_of_years_gives_signs_of_life_and_ends(tmp_path: Path) 
     spool.unlock()
 
 
+def test_player_puts_away_an_object_of_which_the_capture_dies(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    for number in (1, 2):
+        _put(spool, _cine(tmp_path / "a.dcm", number, num_frames=number).read_bytes())
+    player = ObjectPlayer(spool, lambda path: open_source(str(path)), is_realtime=False)  # type: ignore[arg-type, return-value]
+    with contextlib.closing(player.frames()) as dying:  # type: ignore[type-var]
+        assert isinstance(next(dying), Frame)
+    again = player.frames()
+    trouble = next(again)
+    assert isinstance(trouble, Trouble)
+    assert "not tried again" in trouble.message
+    assert [type(next(again)) for _ in range(3)] == [Frame, Frame, Pause]
+    assert [path.name for path in (tmp_path / "spool" / "broken").iterdir()] == ["000000000001.dcm"]
+    spool.unlock()
+
+
 def test_watch_folder_and_source_together_are_refused() -> None:
     from edge.config import read_config
 
