@@ -224,6 +224,17 @@ def test_player_of_a_cine_of_years_gives_signs_of_life_and_ends(tmp_path: Path) 
     spool.unlock()
 
 
+def test_player_tells_troubles_while_an_object_plays(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    _put(spool, _cine(tmp_path / "a.dcm").read_bytes())
+    player = ObjectPlayer(spool, lambda path: open_source(str(path)), is_realtime=False)  # type: ignore[arg-type, return-value]
+    with contextlib.closing(player.frames()) as items:  # type: ignore[type-var]
+        assert isinstance(next(items), Frame)
+        player.report(Trouble("refused_objects", "the disk is full"))
+        assert next(items) == Trouble("refused_objects", "the disk is full")
+    spool.unlock()
+
+
 def test_player_puts_away_an_object_of_which_the_capture_dies(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", SpoolLimits())
     for number in (1, 2):

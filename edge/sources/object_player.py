@@ -79,13 +79,16 @@ class ObjectPlayer:
     def frames(self) -> Iterator[LiveItem]:
         """Yield frames until closed; while there is none to play, `Pause`."""
         while not self._closed.is_set():
-            while self._troubles:
-                yield self._troubles.popleft()
+            yield from self._told()
             path = self._queue.take(_WAIT_S)
             if path is not None:
                 yield from self._play(path)
             elif not self._closed.is_set():
                 yield WAITING
+
+    def _told(self) -> Iterator[Trouble]:
+        while self._troubles:
+            yield self._troubles.popleft()
 
     def _play(self, path: Path) -> Iterator[LiveItem]:
         if path == self._broken_off:
@@ -129,6 +132,7 @@ class ObjectPlayer:
             if frame.t_media_ns > _MAX_PLAY_NS:
                 yield Trouble("bad_objects", "an object is longer than 15 minutes; the rest of it is left out")
                 return
+            yield from self._told()  # an object may take minutes
             if self._is_realtime:
                 yield from self._wait(clock, frame)
             if self._closed.is_set():
