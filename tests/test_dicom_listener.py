@@ -1,5 +1,6 @@
 """The DICOM listener with dcmtk's tools as its peers: what is sent is on disk, then played."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from edge.sources import open_source
 from edge.sources.dicom_address import parse_address
 from edge.sources.dicom_file import DicomFile
 from edge.sources.dicom_listener import DicomListener
+from edge.sources.dicom_server import GuardedServer
 from edge.sources.options import SourceOptions
 from tests.daemon import running
 from tests.dicom_peer import AET, data_set_bytes, dcmtk, listening, renamed, storescu
@@ -208,6 +210,15 @@ def test_listener_port_in_use_is_refused(tmp_path: Path) -> None:
     with listening(tmp_path / "spool", is_played=False) as scp, pytest.raises(BindError, match="cannot bind"):
         open_source(f"dicom://127.0.0.1:{scp.port}?spool={tmp_path / 'other'}")
     assert BindError.exit_code == 5
+
+
+def test_listener_port_that_only_root_may_bind_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(_: GuardedServer) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(GuardedServer, "server_bind", bind)
+    with pytest.raises(BindError, match="below 1024.*CAP_NET_BIND_SERVICE"), listening(tmp_path / "spool"):
+        pass
 
 
 def test_listener_spool_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
