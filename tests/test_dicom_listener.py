@@ -217,7 +217,7 @@ def test_listener_port_that_only_root_may_bind_says_so(tmp_path: Path, monkeypat
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(GuardedServer, "server_bind", bind)
-    with pytest.raises(BindError, match="below 1024.*CAP_NET_BIND_SERVICE"), listening(tmp_path / "spool"):
+    with pytest.raises(BindError, match=r"below 1024.*CAP_NET_BIND_SERVICE"), listening(tmp_path / "spool"):
         pass
 
 
@@ -232,6 +232,7 @@ def test_listener_spool_that_cannot_be_written_is_refused(tmp_path: Path) -> Non
     [
         ("dicom://127.0.0.1", "needs dicom://HOST:PORT"),
         ("dicom://:11112", "needs dicom://HOST:PORT"),
+        ("dicom://a..b:11112", "is not understood"),
         ("dicom://user:word@127.0.0.1:11112", "needs dicom://HOST:PORT"),
         ("dicom://127.0.0.1:99999", "out of range"),
         ("dicom://127.0.0.1:0?colour=red", "unknown key 'colour'"),
