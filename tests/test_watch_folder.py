@@ -1,6 +1,7 @@
 """The watched folder: each file is played once, whole, and also after a restart; what waits in a spool outlives all."""
 
 import contextlib
+import errno
 import itertools
 import time
 from collections.abc import Iterator
@@ -136,6 +137,20 @@ def test_watched_folder_list_of_played_files_holds_no_names(folder: Path, tmp_pa
     assert ledger.read_text() == ""
 
 
+def test_watched_folder_whose_list_cannot_be_written_is_played(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _cine(folder / "a.dcm", 1)
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    (ledger,) = (tmp_path / "state").glob("watched-*.txt")
+    ledger.with_suffix(".tmp").mkdir()  # in place of the file that is to be written
+    _cine(folder / "b.dcm", 2)
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    assert caplog.text.count("what was played cannot be noted") == 1
+
+
 def _put(spool: Spool, data: bytes) -> Path:
     incoming = spool.incoming()
     incoming.write(data)
@@ -193,6 +208,25 @@ def test_spool_objects_taken_away_by_others_do_no_harm(tmp_path: Path) -> None:
     assert isinstance(next(items), Trouble)
     assert isinstance(next(items), Pause)
     player.close()
+    spool.unlock()
+
+
+def test_spool_object_that_is_refused_at_the_last_moment_is_not_found_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    incoming = spool.incoming()
+    incoming.write(b"x")
+    incoming.finish()
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("edge.sources.spool._sync_folder", fail)
+    with pytest.raises(SpoolFullError):
+        incoming.commit()
+    incoming.discard()
+    assert list((tmp_path / "spool" / "waiting").iterdir()) == []
     spool.unlock()
 
 
