@@ -28,7 +28,9 @@ class TroubleLog:
         self._num_untold[name] = self._num_untold.get(name, 0) + 1
         now_s = time.monotonic()
         if now_s >= self._due_s.get(name, now_s):
-            _log.warning("%s (%s: %d more)", trouble.message, name, self._num_untold.pop(name))
+            number = self._num_untold.pop(name)
+            since = f", {number} since the last such line" if number > 1 else ""
+            _log.warning("%s (%s%s)", trouble.message, name, since)
             self._due_s[name] = now_s + _INTERVAL_S
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from edge.daemon import _set_up_logging
+from edge.meters import Meters
+from edge.sources.base import Trouble
+from edge.troubles import TroubleLog
 
 
 class Clock:
@@ -54,3 +57,16 @@ def test_line_that_comes_seldom_is_logged_each_time(
         clock.now_s = 5.0 * number
         log.warning("the source is lost")
     assert capsys.readouterr().err.count("the source is lost") == 20
+
+
+def test_troubles_are_told_with_their_number_since_the_last_line(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    troubles = TroubleLog(Meters())
+    for now_s in (0.0, 1.0, 2.0, 10.0):
+        clock.now_s = now_s
+        troubles.add(Trouble("bad_frames", "a frame is damaged"))
+    assert [record.message for record in caplog.records] == [
+        "a frame is damaged (bad_frames)",
+        "a frame is damaged (bad_frames, 3 since the last such line)",
+    ]
