@@ -21,6 +21,7 @@ from edge.pacing import Pacer
 from edge.prediction import State
 from edge.preprocess import preprocess, visible_rect
 from edge.read_ahead import read_ahead
+from edge.roi import clip_to
 from edge.roi_chooser import RoiChooser
 from edge.sources.base import LiveItem, Rect, Source, Trouble
 from edge.troubles import TroubleLog
@@ -114,6 +115,7 @@ class CaptureLoop:
         self._unfit: StoredObject | None = None
         self._told: tuple[State, str] | None = None
         """The interruption that lasts; None once a frame has come."""
+        self._masked_size_wh: tuple[int, int] | None = None
         self._troubles = TroubleLog(meters)
         self._roi = RoiChooser(settings.roi, source.info.region)
         self._watch = ImageWatch(settings.image)
@@ -190,7 +192,20 @@ class CaptureLoop:
         index, self._num_frames = self._num_frames, self._num_frames + 1
         if frame.index != index:
             frame = frame.replace(index=index)
+        self._tell_idle_masks(frame.size_wh)
         return masked(frame, self._settings.masks), t_got_ns
+
+    def _tell_idle_masks(self, size_wh: tuple[int, int]) -> None:
+        """Warn of a mask that covers nothing of the image: what it is meant to hide is seen."""
+        if size_wh == self._masked_size_wh:
+            return
+        self._masked_size_wh = size_wh
+        for mask in self._settings.masks:
+            if clip_to(mask, size_wh) is None:
+                _log.warning(
+                    "the mask %d,%d,%d,%d lies outside the image of %dx%d pixels and hides nothing; see --mask",
+                    *(*mask, *size_wh),
+                )
 
     def _take_frame(self, frame: Frame, t_got_ns: int) -> None:
         if self._held and self._held[-1][0].size_wh != frame.size_wh:

@@ -153,14 +153,28 @@ class Config:
     def describe(self) -> str:
         """Return the effective configuration as one line, in TOML's words; a URL's credentials are left out."""
         values = self.given()
-        # to the last "@": a password may hold one, and "/" too
-        values["source"] = re.sub(r"(?<=://).*@|\?.*", "***", self.source) if "://" in self.source else self.source
+        values["source"] = _without_credentials(self.source)
         return " ".join(f"{name}={value!r}" for name, value in values.items())
 
     def given(self) -> dict[str, Any]:
         """Return the options that have a value."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _without_credentials(source: str) -> str:
+    """Return a URL with stars for what may be a credential: before the host, in the query, or in the path."""
+    scheme, mark, rest = source.partition("://")
+    if not mark:
+        return source
+    before_last_at = rest.rpartition("@")[0]
+    if re.search(r"\?|/[^/]*=", before_last_at):  # the "@" may be a password's own, and what follows it the rest of it
+        return f"{scheme}://***"
+    # to the last "@": a password may hold one, and "/" too; some cameras want user=NAME&password=WORD as their path
+    told = re.sub(r"^.*@|\?.*|(?<=/)[^/?]*=.*", "***", rest)
+    if scheme.lower() == "rtmp":  # whose path is the key of the stream
+        told = re.sub(r"/.+", "/***", told)
+    return f"{scheme}://{told}"
 
 
 def read_config(arguments: Sequence[str] | None = None) -> Config:

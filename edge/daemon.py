@@ -20,6 +20,7 @@ from edge.publish import Publisher
 from edge.sources import open_source
 from edge.sources.base import Source
 from edge.terms import Terms
+from edge.troubles import RepeatFilter
 from engines import Bundle, load_bundle
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class _JsonHandler(logging.Handler):
 
 def _set_up_logging(log_format: str) -> None:
     root = logging.getLogger("edge")
-    root.handlers = [_JsonHandler() if log_format == "json" else LineHandler()]
+    handler = _JsonHandler() if log_format == "json" else LineHandler()
+    handler.addFilter(RepeatFilter())
+    root.handlers = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False

@@ -71,6 +71,7 @@ def _run(
     is_live: bool = False,
     is_realtime: bool = False,
     frames_hz: float = 0.0,
+    masks: tuple[Rect, ...] = (),
     meters: Meters | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[list[ClipFrame], list[tuple[Frame, Rect, bytes]]]:
@@ -85,6 +86,7 @@ def _run(
         hop=1,
         is_realtime=is_realtime,
         frames_hz=frames_hz,
+        masks=masks,
     )
     source = MemorySource(frames, is_live=is_live, region=region)
     CaptureLoop(
@@ -115,6 +117,13 @@ def test_capture_puts_preprocessed_frames_with_their_windows_and_times() -> None
     assert windows[:3] == [None] * 3
     assert [(window.first_index, window.last_index) for window in windows[3:] if window] == [(0, 3), (1, 4), (2, 5)]
     assert (meters.counters["captured"], meters.counters["in_clip"], meters.counters["resets"]) == (6, 6, 0)
+
+
+def test_capture_mask_that_hides_nothing_is_told_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None:
+    masks = ((0, 0, 400, 20), (0, 480, 640, 20))
+    _run([*_frames(3), *_frames(3, (640, 512), first=3), *_frames(3, first=6)], masks=masks)
+    told = [record.message for record in caplog.records if "mask" in record.message]
+    assert told == ["the mask 0,480,640,20 lies outside the image of 320x240 pixels and hides nothing; see --mask"] * 2
 
 
 def test_capture_frames_off_the_grid_are_counted_but_not_put() -> None:

@@ -208,6 +208,12 @@ def test_config_is_frozen_and_describes_itself_in_one_line() -> None:
         ("rtsp://user:p@ss/word@host/x", "rtsp://***host/x"),
         ("rtsp://host/x?password=secret", "rtsp://host/x***"),
         ("rtsp://host/x", "rtsp://host/x"),
+        ("rtsp://host:554/user=admin&password=secret&channel=1.sdp", "rtsp://host:554/***"),
+        ("rtsp://host/live/user=admin_password=se@cret", "rtsp://***"),
+        ("http://host/x?password=se@cret", "http://***"),
+        ("rtsp://user:se?cret@host/x", "rtsp://***"),
+        ("rtmp://host/live/secret", "rtmp://host/***"),
+        ("dicom://0.0.0.0:11112?aet=EDGE", "dicom://0.0.0.0:11112***"),
     ],
 )
 def test_config_describes_itself_without_credentials(source: str, told: str) -> None:

@@ -1,5 +1,6 @@
 """The DICOM listener with dcmtk's tools as its peers: what is sent is on disk, then played."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from edge.sources import open_source
 from edge.sources.dicom_address import parse_address
 from edge.sources.dicom_file import DicomFile
 from edge.sources.dicom_listener import DicomListener
+from edge.sources.dicom_server import GuardedServer
 from edge.sources.options import SourceOptions
 from tests.daemon import running
 from tests.dicom_peer import AET, data_set_bytes, dcmtk, listening, renamed, storescu
@@ -210,6 +212,15 @@ def test_listener_port_in_use_is_refused(tmp_path: Path) -> None:
     assert BindError.exit_code == 5
 
 
+def test_listener_port_that_only_root_may_bind_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(_: GuardedServer) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(GuardedServer, "server_bind", bind)
+    with pytest.raises(BindError, match=r"below 1024.*CAP_NET_BIND_SERVICE"), listening(tmp_path / "spool"):
+        pass
+
+
 def test_listener_spool_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match="cannot be used"):
@@ -221,6 +232,7 @@ def test_listener_spool_that_cannot_be_written_is_refused(tmp_path: Path) -> Non
     [
         ("dicom://127.0.0.1", "needs dicom://HOST:PORT"),
         ("dicom://:11112", "needs dicom://HOST:PORT"),
+        ("dicom://a..b:11112", "is not understood"),
         ("dicom://user:word@127.0.0.1:11112", "needs dicom://HOST:PORT"),
         ("dicom://127.0.0.1:99999", "out of range"),
         ("dicom://127.0.0.1:0?colour=red", "unknown key 'colour'"),

@@ -194,7 +194,9 @@ def test_igtl_server_that_is_not_there_is_an_error() -> None:
     assert not isinstance(caught.value, SourceLost)
 
 
-@pytest.mark.parametrize("uri", ["igtl://", "igtl:///x", "igtl://h:port/x", "igtl://h:1/x?y", "igtl://u@h:1/x"])
+@pytest.mark.parametrize(
+    "uri", ["igtl://", "igtl:///x", "igtl://h:port/x", "igtl://h:1/x?y", "igtl://u@h:1/x", "igtl://a..b/x"]
+)
 def test_igtl_address_that_is_wrong_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"igtl://HOST:18944/DEVICE"):
         open_source(uri)

@@ -117,6 +117,18 @@ def test_dicom_uncompressed_ybr_is_what_pydicom_shows(tmp_path: Path) -> None:
     assert np.abs(_pictures(path).astype(int) - expected).max() <= 1
 
 
+def test_dicom_gray_image_that_calls_itself_ybr_is_shown_as_it_is(tmp_path: Path) -> None:
+    pixels = noise(2, 8, 8)
+    shown = play(DicomFile(write_dicom(tmp_path / "gray.dcm", dataset(pixels, "YBR_FULL"))))
+    assert [frame.pixels.tolist() for frame in shown] == pixels.tolist()
+
+
+def test_dicom_more_bits_stored_than_allocated_is_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "bits.dcm", dataset(noise(2, 8, 8), BitsStored=12))
+    with pytest.raises(SourceError, match="BitsStored 12 and BitsAllocated 8"):
+        DicomFile(path)
+
+
 def test_dicom_uncompressed_ybr_422_is_what_pydicom_shows(tmp_path: Path) -> None:
     path = Path(get_testdata_file("SC_ybr_full_422_uncompressed.dcm"))
     assert np.abs(_pictures(path)[0].astype(int) - pixel_array(path)).max() <= 1

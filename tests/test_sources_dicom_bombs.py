@@ -20,6 +20,7 @@ from pydicom.uid import (
 from edge.errors import SourceError
 from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, MAX_INFLATED_BYTES, is_bomb
 from edge.sources.dicom_file import DicomFile
+from edge.sources.stored import Damage
 from tests.source_files import as_jpeg, dataset, encapsulated, noise, play, write_dicom
 
 
@@ -58,6 +59,21 @@ def test_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
     ds.Rows = ds.Columns = 65535
     with pytest.raises(SourceError, match=f"65535 x 65535 pixels; allowed are {MAX_IMAGE_PIXELS}"):
         DicomFile(write_dicom(tmp_path / "large.dcm", ds))
+
+
+def test_image_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "line.dcm", dataset(noise(1, 1, 16_385)))
+    with pytest.raises(SourceError, match="16384 a side"):
+        DicomFile(path)
+
+
+def test_images_that_cannot_be_decoded_are_not_tried_without_end(tmp_path: Path) -> None:
+    good, bad = _jpeg((8, 8)), b"\xff\xd8\xff\xdb" + bytes(60)
+    ds = encapsulated(dataset(noise(1, 8, 8)), JPEGBaseline8Bit, [good, *[bad] * 99, good, *[bad] * 101, good])
+    source = DicomFile(write_dicom(tmp_path / "many.dcm", ds))
+    damage = Damage()
+    assert len(list(source.pictures(damage))) == 2
+    assert "after 100 images in a row" in str(damage)
 
 
 @pytest.mark.parametrize(("syntax", "encode"), [(JPEGBaseline8Bit, _jpeg), (JPEG2000Lossless, _jpeg_2000)])

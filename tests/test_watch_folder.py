@@ -1,6 +1,7 @@
 """The watched folder: each file is played once, whole, and also after a restart; what waits in a spool outlives all."""
 
 import contextlib
+import errno
 import itertools
 import time
 from collections.abc import Iterator
@@ -136,6 +137,20 @@ def test_watched_folder_list_of_played_files_holds_no_names(folder: Path, tmp_pa
     assert ledger.read_text() == ""
 
 
+def test_watched_folder_whose_list_cannot_be_written_is_played(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _cine(folder / "a.dcm", 1)
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    (ledger,) = (tmp_path / "state").glob("watched-*.txt")
+    ledger.with_suffix(".tmp").mkdir()  # in place of the file that is to be written
+    _cine(folder / "b.dcm", 2)
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    assert caplog.text.count("what was played cannot be noted") == 1
+
+
 def _put(spool: Spool, data: bytes) -> Path:
     incoming = spool.incoming()
     incoming.write(data)
@@ -196,6 +211,25 @@ def test_spool_objects_taken_away_by_others_do_no_harm(tmp_path: Path) -> None:
     spool.unlock()
 
 
+def test_spool_object_that_is_refused_at_the_last_moment_is_not_found_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    incoming = spool.incoming()
+    incoming.write(b"x")
+    incoming.finish()
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("edge.sources.spool._sync_folder", fail)
+    with pytest.raises(SpoolFullError):
+        incoming.commit()
+    incoming.discard()
+    assert list((tmp_path / "spool" / "waiting").iterdir()) == []
+    spool.unlock()
+
+
 def test_player_at_its_own_speed_gives_each_frame_when_it_is_due(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", SpoolLimits())
     _put(spool, write_dicom(tmp_path / "a.dcm", dataset(noise(8, 16, 16), FrameTime=50)).read_bytes())
@@ -221,6 +255,33 @@ def test_player_of_a_cine_of_years_gives_signs_of_life_and_ends(tmp_path: Path) 
     items = [item for item, _ in zip(player.frames(), range(3), strict=False)]
     assert isinstance(items[0], Frame)
     assert items[1] == Trouble("bad_objects", "an object is longer than 15 minutes; the rest of it is left out")
+    spool.unlock()
+
+
+def test_player_tells_troubles_while_an_object_plays(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    _put(spool, _cine(tmp_path / "a.dcm").read_bytes())
+    player = ObjectPlayer(spool, lambda path: open_source(str(path)), is_realtime=False)  # type: ignore[arg-type, return-value]
+    with contextlib.closing(player.frames()) as items:  # type: ignore[type-var]
+        assert isinstance(next(items), Frame)
+        player.report(Trouble("refused_objects", "the disk is full"))
+        assert next(items) == Trouble("refused_objects", "the disk is full")
+    spool.unlock()
+
+
+def test_player_puts_away_an_object_of_which_the_capture_dies(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    for number in (1, 2):
+        _put(spool, _cine(tmp_path / "a.dcm", number, num_frames=number).read_bytes())
+    player = ObjectPlayer(spool, lambda path: open_source(str(path)), is_realtime=False)  # type: ignore[arg-type, return-value]
+    with contextlib.closing(player.frames()) as dying:  # type: ignore[type-var]
+        assert isinstance(next(dying), Frame)
+    again = player.frames()
+    trouble = next(again)
+    assert isinstance(trouble, Trouble)
+    assert "not tried again" in trouble.message
+    assert [type(next(again)) for _ in range(3)] == [Frame, Frame, Pause]
+    assert [path.name for path in (tmp_path / "spool" / "broken").iterdir()] == ["000000000001.dcm"]
     spool.unlock()
 
 

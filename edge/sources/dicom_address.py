@@ -46,6 +46,7 @@ def parse_address(uri: str) -> ListenerAddress:
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as it is looked up
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError as exc:
         raise ConfigError(f"the DICOM listener's address is not understood ({exc}); {EXAMPLE}") from exc

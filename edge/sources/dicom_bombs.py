@@ -6,6 +6,8 @@ from pathlib import Path
 
 MAX_IMAGE_PIXELS = 2**26
 """Of one image: 8192 x 8192."""
+MAX_SIDE_PX = 2**14
+"""FFmpeg does not resize all that is longer."""
 MAX_INFLATED_BYTES = 2**29
 MAX_VALUE_BYTES = 2**22
 """Of one attribute other than the pixel data; the largest ones in use are lookup tables of 128 KiB."""

@@ -40,7 +40,8 @@ class Display:
         else:
             bits = stored.astype(f"u{stored.itemsize}", copy=False)
             picture = np.take(self._table, bits & (2**self._num_bits - 1), axis=0)
-        return _ybr_to_rgb(picture) if photometric in ("YBR_FULL", "YBR_FULL_422") else picture
+        is_ybr = photometric in ("YBR_FULL", "YBR_FULL_422") and picture.ndim == 3  # some call their gray images so
+        return _ybr_to_rgb(picture) if is_ybr else picture
 
 
 def _levels(header: Dataset) -> npt.NDArray[np.int64]:

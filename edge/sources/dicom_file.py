@@ -13,6 +13,9 @@ from edge.sources.dicom_video import is_video, video_pictures
 from edge.sources.object_id import salted_hash
 from edge.sources.stored import AnyImage, Damage, Picture, StoredSource
 
+_MAX_BAD_IN_A_ROW = 100
+"""Images that cannot be decoded, after which nobody waits for one that can be: a small file may hold a million."""
+
 
 class DicomFile(StoredSource):
     """A DICOM image or cine.
@@ -43,13 +46,20 @@ class DicomFile(StoredSource):
 
     def pictures(self, damage: Damage) -> Generator[Picture, None, None]:
         """Yield the images, each with its time; see `StoredSource.pictures`."""
-        num_images = 0
+        num_images = num_bad_in_a_row = 0
         for index, pixels in self._images(damage):
             num_images += 1
-            if pixels is None:
-                damage.num_bad_frames += 1
-            else:
+            if pixels is not None:
+                num_bad_in_a_row = 0
                 yield pixels, self._timing.time_ns(index)
+                continue
+            damage.num_bad_frames += 1
+            num_bad_in_a_row += 1
+            if num_bad_in_a_row == _MAX_BAD_IN_A_ROW:
+                damage.notes.append(
+                    f"after {num_bad_in_a_row} images in a row that cannot be decoded the rest is left out"
+                )
+                return
         if damage.num_bad_frames:
             damage.notes.append(f"its transfer syntax is {self._image.transfer_syntax.name}")
         if num_images != self._num_frames_stated:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+import cv2
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
@@ -12,14 +13,14 @@ from pydicom.uid import UID, RLELossless
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
-from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, is_bomb
+from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, MAX_SIDE_PX, is_bomb
 from edge.sources.dicom_display import Display
 from edge.sources.dicom_header import READ_ERRORS, DicomImage
 from edge.sources.dicom_items import encoded_images
 from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import Damage
 
-DECODE_ERRORS = (*READ_ERRORS, RuntimeError, MemoryError)
+DECODE_ERRORS = (*READ_ERRORS, RuntimeError, MemoryError, ArithmeticError, cv2.error)
 
 PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
 """The decoder that is asked: the first of these that knows the transfer syntax.
@@ -48,10 +49,15 @@ class PixelReader:
     def __init__(self, image: DicomImage) -> None:
         check_attributes(image.header, image.path.name, ALLOWED)
         self._num_pixels = image.header.Rows * image.header.Columns
-        if self._num_pixels > MAX_IMAGE_PIXELS:
+        if self._num_pixels > MAX_IMAGE_PIXELS or max(image.header.Rows, image.header.Columns) > MAX_SIDE_PX:
             raise SourceError(
                 f"{image.path.name!r} has images of {image.header.Columns} x {image.header.Rows} pixels; allowed are "
-                f"{MAX_IMAGE_PIXELS} in all; give another file"
+                f"{MAX_IMAGE_PIXELS} in all and {MAX_SIDE_PX} a side; give another file"
+            )
+        if image.header.BitsStored > image.header.BitsAllocated:
+            raise SourceError(
+                f"{image.path.name!r} has BitsStored {image.header.BitsStored} and BitsAllocated "
+                f"{image.header.BitsAllocated}; no more can be stored than is allocated; give another file"
             )
         self._image = image
         self._decoder = _decoder(image)

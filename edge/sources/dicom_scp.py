@@ -75,9 +75,11 @@ class StorageScp:
                 max_rate_bytes=address.max_rate_bytes,
             )
         except OSError as exc:
+            mend = "is another program there, and is the address of this host?"
+            if isinstance(exc, PermissionError):
+                mend = "ports below 1024 are root's: take 11112, or give edge-infer CAP_NET_BIND_SERVICE"
             raise BindError(
-                f"the DICOM listener cannot bind {address.host}:{address.port} ({exc.strerror}); "
-                "is another program there, and is the address of this host?"
+                f"the DICOM listener cannot bind {address.host}:{address.port} ({exc.strerror}); {mend}"
             ) from exc
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="dicom-listen")

@@ -65,6 +65,8 @@ class ObjectPlayer:
         self._troubles: collections.deque[Trouble] = collections.deque(maxlen=_MAX_TROUBLES)
         self._index = 0
         self._t_next_ns = 0
+        self._broken_off: Path | None = None
+        """The object in whose middle `frames` ended last: if it is called again, whoever took its frames died."""
 
     def report(self, trouble: Trouble) -> None:
         """Have something told with the stream. From any thread."""
@@ -77,15 +79,21 @@ class ObjectPlayer:
     def frames(self) -> Iterator[LiveItem]:
         """Yield frames until closed; while there is none to play, `Pause`."""
         while not self._closed.is_set():
-            while self._troubles:
-                yield self._troubles.popleft()
+            yield from self._told()
             path = self._queue.take(_WAIT_S)
             if path is not None:
                 yield from self._play(path)
             elif not self._closed.is_set():
                 yield WAITING
 
+    def _told(self) -> Iterator[Trouble]:
+        while self._troubles:
+            yield self._troubles.popleft()
+
     def _play(self, path: Path) -> Iterator[LiveItem]:
+        if path == self._broken_off:
+            yield self._rejected("the capture died of an object; it is put away and not tried again")
+            return
         begun = self._begin(path)
         if begun is None:
             yield self._rejected("an object ended the process too often; it is not tried again")
@@ -97,11 +105,12 @@ class ObjectPlayer:
             if not self._closed.is_set():
                 self._queue.settle()
                 is_open = False
-        except (EdgeError, *DECODE_ERRORS, ArithmeticError) as exc:
+        except (EdgeError, *DECODE_ERRORS) as exc:
             is_open = False
             yield self._rejected(f"an object cannot be played and is skipped: {exc}")
         finally:
             if is_open:
+                self._broken_off = path
                 self._queue.put_back()
 
     def _begin(self, path: Path) -> Path | None:
@@ -123,6 +132,7 @@ class ObjectPlayer:
             if frame.t_media_ns > _MAX_PLAY_NS:
                 yield Trouble("bad_objects", "an object is longer than 15 minutes; the rest of it is left out")
                 return
+            yield from self._told()  # an object may take minutes
             if self._is_realtime:
                 yield from self._wait(clock, frame)
             if self._closed.is_set():

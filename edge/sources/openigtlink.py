@@ -54,6 +54,7 @@ def parse_igtl(uri: str) -> IgtlAddress:
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as it is looked up
     except ValueError as exc:
         raise ConfigError(
             f"{uri!r} is not understood ({exc}); it must be like igtl://HOST:{DEFAULT_PORT}/DEVICE"

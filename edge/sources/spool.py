@@ -138,6 +138,8 @@ class Spool:
             part.rename(path)
             _sync_folder(path.parent)
         except OSError as exc:
+            with contextlib.suppress(OSError):
+                path.unlink()  # it is refused, and sent again: it must not be found at the next start as well
             raise _full(exc) from exc
         with self._changed:
             self._waiting.append(path)

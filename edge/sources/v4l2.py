@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.errors import ConfigError, SourceError, SourceLost
+from edge.errors import ConfigError, EdgeError, SourceError, SourceLost
 from edge.frame import Frame
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
 from edge.sources.options import SourceOptions
@@ -64,6 +64,14 @@ class V4l2Source:
             if not self._has_worked:
                 raise SourceError(str(loss)) from loss
             raise
+        except (ConfigError, OSError) as exc:
+            if not self._has_worked:
+                raise
+            # a plug that is not in yet, or a signal that is not the usual one: it may be right again at the next try
+            reason = (
+                str(exc) if isinstance(exc, EdgeError) else f"{self._path} failed ({exc.strerror}): plug it in again"
+            )
+            raise SourceLost(reason, is_fault=True) from exc
 
     def close(self) -> None:
         """End a running `frames()` soon."""
@@ -117,7 +125,8 @@ class V4l2Source:
         for path in (self._path, *capture_nodes()):
             with contextlib.suppress(OSError, SourceError):
                 device = V4l2Device(path)
-                if device.identity == self._identity:
+                if self._is_same(device):
+                    self._identity = device.identity
                     return device
                 device.close()
         if not self._path.exists():
@@ -129,6 +138,12 @@ class V4l2Source:
             raise
         except SourceError as exc:
             raise SourceLost(str(exc)) from exc
+
+    def _is_same(self, device: V4l2Device) -> bool:
+        """Whether it is our device; under a name that udev gives it may be plugged in somewhere else."""
+        ours, its = self._identity, device.identity
+        is_named = device.path == self._path and self._path.is_symlink()
+        return its == ours or (is_named and (its.driver, its.card) == (ours.driver, ours.card))
 
     def _tell_mode(self, device: V4l2Device, stream: V4l2Stream, wanted_hz: float | None) -> None:
         """Say which mode was really set; refuse one that is not what the user asked for."""

@@ -65,11 +65,18 @@ class V4l2Stream:
             raise self._lost(exc) from exc
         self._stream = self._container.streams.video[0]
         self._stream.codec_context.thread_count = 1  # more of them would hold frames back
-        self.layout: Layout = device.layout()
-        """How frames lie in memory: what was really set."""
         self._to_array = FrameConverter()
         self._poll = select.poll()
-        self._poll.register(_descriptor_of(device), select.POLLIN)
+        try:
+            self.layout: Layout = device.layout()
+            """How frames lie in memory: what was really set."""
+            self._poll.register(_descriptor_of(device), select.POLLIN)
+        except SourceError:
+            self.close()
+            raise
+        except OSError as exc:  # unplugged since it was opened
+            self.close()
+            raise self._lost(exc) from exc
 
     def read(self, timeout_s: float) -> Captured | None:
         """Wait for a frame and take the newest; None where none came in time.

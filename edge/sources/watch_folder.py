@@ -1,5 +1,6 @@
 """Plays each object that is put into a folder, once."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -54,11 +55,16 @@ class Ledger:
     def write(self, word: str, key: str) -> None:
         """Note "begun", "back" or "played"."""
         self._read(f"{word} {key}")
+        with self._telling(), self._path.open("a", encoding="ascii") as file:
+            file.write(f"{word} {key}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell, once, that the disk is full or fails: that must not end the stream."""
         try:
-            with self._path.open("a", encoding="ascii") as file:
-                file.write(f"{word} {key}\n")
-                file.flush()
-                os.fsync(file.fileno())
+            yield
         except OSError as exc:
             if exc.strerror != self._told:
                 _log.warning("what was played cannot be noted (%s); after a restart it is played again", exc.strerror)
@@ -71,8 +77,9 @@ class Ledger:
         lines = [f"played {key}\n" for key in sorted(self._played)]
         lines += [f"begun {key}\n" * number for key, number in self._num_tries.items()]
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(lines), encoding="ascii")
-        temporary.replace(self._path)
+        with self._telling():
+            temporary.write_text("".join(lines), encoding="ascii")
+            temporary.replace(self._path)
 
 
 class WatchedQueue:
