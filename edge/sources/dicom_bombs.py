@@ -31,41 +31,18 @@ def inflates_too_far(path: Path, offset_bytes: int) -> bool:
     return num_bytes > MAX_INFLATED_BYTES
 
 
-def is_bomb(encoded: bytes, num_pixels: int, *, num_bytes: int, is_rle: bool) -> bool:
-    """Whether an encoded image says, or is, more than the file's header.
+def is_bomb(encoded: bytes, num_pixels: int) -> bool:
+    """Whether an encoded image says that it is larger than the file's header.
 
     Args:
-        encoded: One image.
+        encoded: One image, which begins with a JPEG or JPEG 2000 marker.
         num_pixels: Rows x Columns.
-        num_bytes: Of the decoded image.
-        is_rle: It is run-length encoded; otherwise it begins with a JPEG or JPEG 2000 marker.
     """
-    if is_rle:
-        return _rle_length(encoded, 2 * num_bytes + _SLACK_BYTES) > 2 * num_bytes + _SLACK_BYTES
     stated = _stated_size(encoded)
     if stated is None:
         return False
     height, width, num_components = stated
     return height * width > 2 * num_pixels or num_components > _MAX_COMPONENTS
-
-
-def _rle_length(encoded: bytes, enough: int) -> int:
-    """Return how many bytes the runs become (PS3.5, section G.3), or more than `enough`.
-
-    A run of two bytes becomes 128 at the most, so most images need not be looked at run by run.
-    """
-    if 64 * len(encoded) <= enough:
-        return 0
-    position, num_bytes, end = 64, 0, len(encoded)
-    while position < end and num_bytes <= enough:
-        control = encoded[position]
-        if control < 128:
-            num_bytes += control + 1
-            position += control + 2
-        else:
-            num_bytes += 257 - control if control > 128 else 0
-            position += 2 if control > 128 else 1
-    return num_bytes
 
 
 def _stated_size(encoded: bytes) -> tuple[int, int, int] | None:

@@ -22,11 +22,12 @@ from edge.sources.stored import Damage
 
 DECODE_ERRORS = (*READ_ERRORS, RuntimeError, MemoryError, ArithmeticError, cv2.error)
 
-PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
+PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "gdcm")
 """The decoder that is asked: the first of these that knows the transfer syntax.
 
 Always the same one, so that equal files give equal pixels. GDCM, the only one for lossless JPEG, is last because it is
-the slower one and writes to stderr by itself.
+the slower one and writes to stderr by itself. pydicom's own for RLE is left out: it takes ten times as long as
+pylibjpeg's, and fills the memory with whatever the runs become.
 """
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -88,7 +89,7 @@ class PixelReader:
     def _encoded(self, file: BinaryIO, damage: Damage) -> Iterator[tuple[bytes | None, int]]:
         is_rle = self._image.transfer_syntax == RLELossless
         for encoded in encoded_images(file, is_rle=is_rle, damage=damage):
-            is_bad = is_bomb(encoded, self._num_pixels, num_bytes=self._bytes_per_image, is_rle=is_rle)
+            is_bad = not is_rle and is_bomb(encoded, self._num_pixels)
             yield None if is_bad else encapsulate([encoded], has_bot=False), 0
 
     def _decode(self, source: BinaryIO | bytes, index: int) -> UInt8Image | None:
@@ -128,10 +129,15 @@ def find_decoder(uid: UID) -> Any:
         return None
 
 
+def find_plugin(decoder: Any) -> str | None:
+    """Return which of `PLUGINS` decodes what is encoded; None where none that does is installed."""
+    return next((plugin for plugin in PLUGINS if plugin in decoder.available_plugins), None)
+
+
 def _decoder(image: DicomImage) -> Any:
     uid = image.transfer_syntax
     decoder = find_decoder(uid)
-    if decoder is None or not decoder.is_available:
+    if decoder is None or not (decoder.is_native or find_plugin(decoder)):
         raise SourceError(
             f"{image.path.name!r} has the transfer syntax {uid.name!r}, which cannot be decoded here; "
             "convert it to an uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000 one"
@@ -150,7 +156,7 @@ def _options(image: DicomImage, decoder: Any) -> dict[str, Any]:
         # Some writers leave the tag as it was after they undid the subsampling.
         options["photometric_interpretation"] = "YBR_FULL"
     if not decoder.is_native:
-        options["decoding_plugin"] = next(plugin for plugin in PLUGINS if plugin in decoder.available_plugins)
+        options["decoding_plugin"] = find_plugin(decoder)
     return options
 
 

@@ -13,7 +13,7 @@ from edge.errors import BindError, ConfigError, SourceError
 from edge.sources.dicom_address import ListenerAddress
 from edge.sources.dicom_guard import IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
 from edge.sources.dicom_header import read_image
-from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes, find_decoder
+from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes, find_decoder, find_plugin
 from edge.sources.dicom_server import GuardedServer
 from edge.sources.dicom_video import is_video
 from edge.sources.options import SourceOptions
@@ -43,7 +43,7 @@ def transfer_syntaxes() -> list[UID]:
 
 def _has_decoder(uid: UID) -> bool:
     decoder = find_decoder(uid)
-    return decoder is not None and bool(decoder.is_available)
+    return decoder is not None and (decoder.is_native or find_plugin(decoder) is not None)
 
 
 class StorageScp:

@@ -64,7 +64,7 @@ def _dicom_decoders() -> Iterator[tuple[str, str]]:
     """Yield each transfer syntax's name and its decoder, empty where none is here."""
     from pydicom.uid import AllTransferSyntaxes
 
-    from edge.sources.dicom_pixels import PLUGINS, find_decoder
+    from edge.sources.dicom_pixels import find_decoder, find_plugin
     from edge.sources.dicom_video import is_video
 
     for uid in AllTransferSyntaxes:
@@ -72,8 +72,7 @@ def _dicom_decoders() -> Iterator[tuple[str, str]]:
             yield uid.name, "FFmpeg"
             continue
         if (decoder := find_decoder(uid)) is not None:
-            plugin = next((plugin for plugin in PLUGINS if plugin in decoder.available_plugins), "")
-            yield uid.name, "pydicom" if decoder.is_native else plugin
+            yield uid.name, "pydicom" if decoder.is_native else find_plugin(decoder) or ""
 
 
 def check_srt() -> Iterator[Finding]:
