@@ -69,6 +69,7 @@ def _check_trace(trace: dict, num_windows: int) -> None:
             assert start_us + duration_us <= next_us + 1e-3  # slices of one track do not overlap
 
 
+@pytest.mark.slow
 def test_bench_pipeline_at_full_speed_ends_after_max_windows(trivial_bundle: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "video.mp4", 40)
     arguments = ["--source", str(video), "--engine", str(trivial_bundle), "--pace", "max", "--max-windows", "100"]
@@ -92,6 +93,7 @@ def test_bench_engine_reports_each_backend(trivial_bundle: Path) -> None:
     assert engine["speedup"] is None  # eager PyTorch was not measured
 
 
+@pytest.mark.slow
 def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have_and_draws_the_others(
     trivial_bundle: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +201,7 @@ def test_count_operation_counts_a_multiply_add_as_two() -> None:
     assert count_operation(ops.relu(image)) == 0
 
 
+@pytest.mark.slow
 def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:
     result = _bench("engine", str(trivial_bundle), "--backend", "openvino", "--seconds", "0.2", "--throughput")
     (engine,) = json.loads(result.stdout.splitlines()[-1])["engines"]

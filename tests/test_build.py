@@ -109,6 +109,7 @@ def in_int8(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return bundle
 
 
+@pytest.mark.slow
 def test_build_in_int8_tells_its_gain_and_stays_close_on_other_clips(in_int8: Bundle) -> None:
     build = in_int8.file("openvino", "int8").build
     assert build is not None
@@ -232,6 +233,7 @@ def test_manifest_entry_of_a_build_survives_reading_and_writing(folder: Path) ->
     assert load_bundle(folder).file("openvino", "fp32") == built
 
 
+@pytest.mark.slow
 def test_command_builds_with_a_recording_as_calibration(tin_folder: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a cine.mp4", 60)
     code, out, err = _command(
@@ -301,6 +303,7 @@ def test_command_error_is_one_line_and_its_exit_code(
     assert _state(folder) == before
 
 
+@pytest.mark.slow
 def test_calibration_clips_of_a_manifest_are_those_of_its_training_videos(folder: Path, phantom_manifest: Path) -> None:
     bundle = load_bundle(folder)
     clips = read_clips(bundle, str(phantom_manifest), 6)

@@ -131,6 +131,7 @@ def test_hilum_is_seen_in_part_of_a_benign_sweep_and_never_in_a_suspicious_one(
         assert not any(suspicious.hilum_visible(i) for i in range(64))
 
 
+@pytest.mark.slow
 def test_hilum_where_visible_brightens_the_node_against_its_suspicious_twin(
     twins: list[tuple[Phantom, Phantom]],
 ) -> None:

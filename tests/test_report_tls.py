@@ -33,6 +33,7 @@ def run(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "recording", folder / "arrived", done.stderr
 
 
+@pytest.mark.slow
 def test_infer_sends_its_report_over_tls_with_its_own_certificate(run: tuple[Path, Path, str]) -> None:
     recording, arrived, said = run
     (exam,) = (recording / "exams").iterdir()

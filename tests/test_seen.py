@@ -67,6 +67,7 @@ def test_run_and_bundle_carry_digests_of_their_videos_and_no_names(phantom_manif
     assert not any(video.id in summary or video.patient_id in summary for video in manifest.videos)
 
 
+@pytest.mark.slow
 def test_run_that_starts_from_another_carries_its_videos_too_and_warns_of_those_that_validate(
     phantom_manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +178,7 @@ def test_digests_that_are_none_are_no_digests(value: object) -> None:
     assert not Seen.of_json(value)
 
 
+@pytest.mark.slow
 def test_evaluate_bundle_on_a_changed_copy_of_its_manifest_names_the_training_videos(
     phantom_manifest: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
