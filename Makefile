@@ -17,7 +17,7 @@ demo: .venv/.installed ## Watch the real pipeline on a real ultrasound cine (SEC
 	@$(BIN)/python -m tools.demo --seconds $(SECONDS_TO_PLAY) --out demo-output
 
 test: lint types .venv/.peers ## Lint, types and the tests.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu and not tensorrt"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not tensorrt"
 
 test-all: lint types .venv/.peers ## The same with the slow tests.
 	$(BIN)/python -m pytest

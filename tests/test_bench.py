@@ -228,6 +228,7 @@ def test_efficiency_is_told_only_where_the_bare_runs_agree(bare: list[float], sa
     assert said in efficiency_in_words(report)
 
 
+@pytest.mark.slow
 def test_peaks_are_measured_in_each_precision_that_the_processor_has() -> None:
     peaks = measure_peaks("CPU")
     assert peaks["fp32"] > 1

@@ -25,6 +25,7 @@ def test_bench_display_measures_pictures_whose_pixels_are_what_was_sent(trivial_
     assert len(report["turns_p50_ms"]) == 4
 
 
+@pytest.mark.slow
 def test_coded_movie_tells_each_frames_index_in_its_pixels(tmp_path: Path) -> None:
     write_coded_movie(tmp_path / "coded.mp4")
     codes = []

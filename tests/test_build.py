@@ -166,6 +166,7 @@ def test_build_of_what_there_is_not_is_refused(
     assert not list(folder.glob(".build-*"))
 
 
+@pytest.mark.slow
 def test_int8_network_reads_slices_and_convolutions_from_one_quantizer(in_int8: Bundle) -> None:
     model = shared_core().read_model(in_int8.path / in_int8.file("openvino", "int8").name)
     slices = [node for node in model.get_ops() if node.get_type_name() == "Slice"]

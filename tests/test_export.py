@@ -162,6 +162,7 @@ def test_reference_holds_the_clips_and_the_outputs_of_the_trained_network(bundle
     np.testing.assert_allclose(reference.heatmaps, heatmaps, atol=1e-5 * heatmaps.max().item())
 
 
+@pytest.mark.slow
 def test_export_says_nothing_on_the_terminal(model, tmp_path, capfd):
     export_small_bundle(model, tmp_path)
     assert capfd.readouterr() == ("", "")

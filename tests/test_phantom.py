@@ -145,6 +145,7 @@ def test_hilum_where_visible_brightens_the_node_against_its_suspicious_twin(
         assert np.mean(excess[True]) > np.mean(excess[False]) + 8
 
 
+@pytest.mark.slow
 def test_frame_of_twins_away_from_the_node_is_identical(twins: list[tuple[Phantom, Phantom]]) -> None:
     """Nothing but the node tells the classes: no other pixel knows the label."""
     for benign, suspicious in twins:
