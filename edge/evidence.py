@@ -11,38 +11,51 @@ from edge.sources.base import Rect
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """The strongest frame of a window."""
+    """One frame of a window: the keyframe, unless another was asked for."""
 
     map_hw: npt.NDArray[np.float32]
-    """(h, w) float32, 0..1: the keyframe's heatmap over the window's peak."""
+    """(h, w) float32, 0..1: the frame's heatmap over the window's peak."""
     roi_px: Rect
     """The part of the source image that the map covers."""
     num_frames_back: int
-    """Clip frames between the keyframe and the newest one."""
+    """Clip frames between this one and the newest one."""
     frame_index: int
-    """The keyframe's index in the stream; the nearest guess where the source is faster than the clip."""
+    """Its index in the stream; the nearest guess where the source is faster than the clip."""
     peak_px: tuple[int, int]
     """x, y of the centre of the strongest cell, in source pixels."""
 
 
-def find_evidence(prediction: PredictionMessage) -> Evidence | None:
-    """Return the evidence; None where the prediction carries no heatmap or an empty one."""
+def find_evidence(prediction: PredictionMessage, index: int | None = None) -> Evidence | None:
+    """Return the keyframe's evidence; None where the prediction carries no heatmap or an empty one.
+
+    Args:
+        prediction: A window's result.
+        index: Another frame of the window, of which there is a picture.
+    """
     heatmap, place = prediction.heatmap, prediction.place
     if heatmap is None or place is None or not heatmap.size:
         return None
-    map_hw = heatmap[place.keyframe].astype(np.float32)
-    peak = float(map_hw.max())
+    peak = float(heatmap[place.keyframe].max())
     if not 0 < peak < np.inf:
         return None
+    slot = place.keyframe if index is None else slot_of(prediction, index)
+    map_hw = np.nan_to_num(heatmap[slot].astype(np.float32))
     num_frames = len(heatmap)
     num_indices = prediction.last_index - prediction.first_index
     return Evidence(
         map_hw=map_hw / peak,
         roi_px=place.roi_px,
-        num_frames_back=num_frames - 1 - place.keyframe,
-        frame_index=prediction.first_index + round(place.keyframe * num_indices / max(1, num_frames - 1)),
+        num_frames_back=num_frames - 1 - slot,
+        frame_index=prediction.first_index + round(slot * num_indices / max(1, num_frames - 1)),
         peak_px=_peak_px(map_hw, place.roi_px),
     )
+
+
+def slot_of(prediction: PredictionMessage, index: int) -> int:
+    """Return which map of the heatmap belongs to a frame of the window: the nearest where not every frame has one."""
+    assert prediction.heatmap is not None
+    span = prediction.last_index - prediction.first_index
+    return round((index - prediction.first_index) * (len(prediction.heatmap) - 1) / max(1, span))
 
 
 def _peak_px(map_hw: npt.NDArray[np.float32], roi_px: Rect) -> tuple[int, int]:

@@ -64,12 +64,17 @@ class Snapshot:
             return
         if self._best is not None and _strength(prediction) <= _strength(self._best[0]):
             return
+        self._best_frame = frame = self._picture_of(prediction)
+        # not each frame has a picture: the map is that of the frame that is shown
+        self._best = prediction, find_evidence(prediction, frame.index if frame else None)
+
+    def _picture_of(self, prediction: PredictionMessage) -> FrameMessage | None:
+        """Return the picture in the window that is nearest to the keyframe."""
         evidence = find_evidence(prediction)
-        self._best = prediction, evidence
         index = evidence.frame_index if evidence else prediction.last_index
         frames = [frame for (stream, _), frame in self._frames.items() if stream == prediction.stream]
         in_window = [frame for frame in frames if prediction.first_index <= frame.index <= prediction.last_index]
-        self._best_frame = min(in_window, key=lambda frame: abs(frame.index - index), default=None)
+        return min(in_window, key=lambda frame: abs(frame.index - index), default=None)
 
 
 def _strength(prediction: PredictionMessage) -> tuple[float, float]:

@@ -361,6 +361,20 @@ def _top_of_image(picture: np.ndarray) -> int:
     return int(np.nonzero((picture[:, right] > 80).all(axis=1))[0][0])
 
 
+@pytest.mark.parametrize(("index", "has_heat"), [(10, True), (3, False)])
+def test_snapshot_draws_no_frame_with_the_heat_of_another(
+    publisher: SmallPublisher, tmp_path: Path, index: int, has_heat: bool
+) -> None:
+    path = tmp_path / "picture.png"
+    with _watching(publisher, "--snapshot", str(path), "--count", "1", num_topics=3) as process:
+        publisher.send_frame(index)
+        publisher.send_prediction(0.9)
+        process.communicate(timeout=DEADLINE_S)
+    with Image.open(path) as image:
+        picture = np.asarray(image).astype(int)
+    assert bool((np.ptp(picture[: picture.shape[0] - 220], axis=2) > 60).any()) is has_heat
+
+
 def test_snapshot_without_frames_draws_the_heatmap_alone(publisher: SmallPublisher, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     with _watching(publisher, "--snapshot", str(path), "--count", "1", num_topics=3) as process:

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import itertools
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,13 +125,61 @@ def test_watched_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         open_source(f"watch:{tmp_path / 'missing'}")
 
 
-def test_watched_folder_list_of_played_files_holds_no_names(folder: Path, tmp_path: Path) -> None:
+def test_watched_folder_tries_again_what_a_failing_drive_did_not_give(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_folder, "RETRY_S", 0.2)
+    path = _cine(folder / "a.dcm")
+    whole, times_ns = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(bytes(len(whole)))
+    os.utime(path, ns=times_ns)
+    with watching(folder) as played:
+        played.wait_for_trouble("bad_objects")
+        path.write_bytes(whole)
+        os.utime(path, ns=times_ns)
+        played.wait_for_objects(1)
+
+
+def test_watched_folder_gives_up_what_can_never_be_played(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_folder, "RETRY_S", 0.0)
+    (folder / "notes.txt").write_text("hello")
+    with watching(folder) as played:
+        played.wait_for_trouble("bad_objects", 3)
+        _cine(folder / "a.dcm")
+        played.wait_for_objects(1)
+    with watching(folder) as again:
+        _cine(folder / "b.dcm", 2)
+        again.wait_for_objects(1)
+    assert (played.count("bad_objects"), again.count("bad_objects")) == (3, 0)
+
+
+def test_watched_folder_whose_drive_comes_late_is_not_played_anew(folder: Path) -> None:
+    _cine(folder / "a.dcm")
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    folder.rename(folder.parent / "drive")
+    folder.mkdir()
+    _cine(folder / "local.dcm", 3)
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    shutil.rmtree(folder)
+    (folder.parent / "drive").rename(folder)
+    _cine(folder / "b.dcm", 2, num_frames=3)
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    assert len(played.frames) == 3
+
+
+def test_watched_folder_list_of_played_files_holds_no_names_and_does_not_grow_for_ever(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _cine(folder / "DOE_JANE.dcm")
     with watching(folder) as played:
         played.wait_for_objects(1)
     [ledger] = (tmp_path / "state").iterdir()
     assert "DOE" not in ledger.name + ledger.read_text()
     (folder / "DOE_JANE.dcm").unlink()
+    monkeypatch.setattr(watch_folder, "MAX_GONE", 0)
     with watching(folder):
         pass
     with watching(folder):
@@ -200,13 +250,14 @@ def test_spool_room_of_discarded_objects_is_given_back(tmp_path: Path) -> None:
     spool.unlock()
 
 
-def test_spool_objects_taken_away_by_others_do_no_harm(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", SpoolLimits())
-    _put(spool, b"1").unlink()
+def test_spool_objects_taken_away_by_others_do_no_harm_and_take_no_room(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits(max_waiting_bytes=10))
+    _put(spool, bytes(10)).unlink()
     player = ObjectPlayer(spool, open_source, is_realtime=False)  # type: ignore[arg-type]
     items = player.frames()
     assert isinstance(next(items), Trouble)
     assert isinstance(next(items), Pause)
+    _put(spool, bytes(10))
     player.close()
     spool.unlock()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.commandline import Parser, run_command
 from edge.errors import ConfigError, EdgeError
 
-_FRAMES_HZ = "15"
+_FRAMES_HZ = "30"  # a picture of each frame, the keyframe among them
 _END_S = 5.0
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge.evidence import slot_of
 from edge.messages import FrameMessage, PredictionMessage
 from edge.sources.base import Rect
 
@@ -110,8 +111,7 @@ def heat_of(prediction: PredictionMessage, index: int, scale: float) -> Heat | N
     span = prediction.last_index - prediction.first_index
     if heatmap is None or place is None or not 0 <= index - prediction.first_index <= span or not 0 < scale < np.inf:
         return None
-    slot = round((index - prediction.first_index) * (len(heatmap) - 1) / max(1, span))
-    map_hw = np.nan_to_num(heatmap[slot].astype(np.float32)) * (255 / scale)
+    map_hw = np.nan_to_num(heatmap[slot_of(prediction, index)].astype(np.float32)) * (255 / scale)
     # browsers stretch in straight lines, which makes diamonds of a few cells
     smooth = cv2.resize(map_hw, None, fx=_UPSCALING, fy=_UPSCALING, interpolation=cv2.INTER_CUBIC)
     smooth[smooth < _FAINTEST] = 0

@@ -84,7 +84,8 @@ class Spool:
         for part in (self._folder / "incoming").iterdir():
             part.unlink()
         self._waiting = sorted(self._files("waiting"))
-        self._num_bytes = sum(path.stat().st_size for path in self._waiting)
+        self._sizes_bytes = {_number(path): path.stat().st_size for path in self._waiting}
+        self._num_bytes = sum(self._sizes_bytes.values())
         numbers = [_number(path) for name in ("waiting", "played", "broken") for path in self._files(name)]
         self._next_number = max(numbers, default=0) + 1
 
@@ -127,8 +128,12 @@ class Spool:
         with self._changed:
             self._num_bytes -= num_bytes
 
-    def add(self, part: Path) -> Path:
+    def add(self, part: Path, num_bytes: int) -> Path:
         """Let a whole object, which is synced to disk, wait to be played; it is then to be found after a power cut.
+
+        Args:
+            part: Its file among the incoming ones.
+            num_bytes: The room that was taken for it.
 
         Raises:
             SpoolFullError: The folder's own entry could not be written.
@@ -143,6 +148,7 @@ class Spool:
             raise _full(exc) from exc
         with self._changed:
             self._waiting.append(path)
+            self._sizes_bytes[_number(path)] = num_bytes
             self._changed.notify_all()
         return path
 
@@ -186,20 +192,23 @@ class Spool:
 
     def _finish_oldest(self, name: str, num_kept: int) -> None:
         path = self._waiting[0]
+        is_there = False
         try:
-            num_bytes = path.stat().st_size
             if num_kept:
                 path.rename(self._folder / name / f"{_number(path):012d}.dcm")
             else:
                 path.unlink()
             for old in sorted(self._files(name), reverse=True)[num_kept:]:
                 old.unlink()
+        except FileNotFoundError:  # someone took it away
+            pass
         except OSError as exc:
-            num_bytes = 0
+            is_there = path.exists()
             _log.warning("spool: a played object cannot be removed (%s); it will be played again", exc.strerror)
         with self._changed:
             self._waiting.pop(0)
-            self._num_bytes -= num_bytes
+            num_bytes = self._sizes_bytes.pop(_number(path))
+            self._num_bytes -= 0 if is_there else num_bytes
 
     def close(self) -> None:
         """Wake `take`. Idempotent."""
@@ -253,7 +262,7 @@ class Incoming:
 
     def commit(self) -> Path:
         """Let the finished object wait to be played; it belongs to the spool from now on."""
-        return self._spool.add(self.path)
+        return self._spool.add(self.path, self.num_bytes)
 
     def discard(self) -> None:
         """Throw it away."""

@@ -22,6 +22,10 @@ STABLE_S = 2.0
 """A file that has not changed for so long is whole. Looking again and again also works where other machines write, of
 which inotify hears nothing."""
 _MAX_TRIES = 3
+RETRY_S = 60.0
+"""A file that cannot be played is tried again after so long: a network drive may have failed meanwhile."""
+MAX_GONE = 100_000
+"""Files that are remembered although they are not there: the drive with them may only be late."""
 _UNFINISHED = (".part", ".tmp", ".filepart", ".crdownload")
 
 
@@ -70,9 +74,15 @@ class Ledger:
                 _log.warning("what was played cannot be noted (%s); after a restart it is played again", exc.strerror)
             self._told = exc.strerror
 
-    def keep_only(self, keys: set[str]) -> None:
-        """Forget the files that are no longer there, so that the ledger does not grow for ever."""
-        self._played &= keys
+    def tidy(self, keys: set[str]) -> None:
+        """Write the list anew without what no longer matters, so that it does not grow for ever.
+
+        Args:
+            keys: Of the files that are there.
+        """
+        gone = self._played - keys
+        if len(gone) > MAX_GONE:
+            self._played -= gone
         self._num_tries = {key: number for key, number in self._num_tries.items() if number and key in keys}
         lines = [f"played {key}\n" for key in sorted(self._played)]
         lines += [f"begun {key}\n" * number for key, number in self._num_tries.items()]
@@ -91,6 +101,8 @@ class WatchedQueue:
         self._closed = threading.Event()
         self._since_s: dict[str, float] = {}
         """By key, which holds size and time of change: since when the file is as it is."""
+        self._rejected: dict[str, tuple[int, float]] = {}
+        """By key: how often it could not be played, and when it is tried again."""
         self._oldest: tuple[Path, str] | None = None
         self._is_first_look = True
         self.trouble: str | None = None
@@ -111,13 +123,15 @@ class WatchedQueue:
         found = {key: (mtime_ns, path) for path, key, mtime_ns in self._files()}
         if self._is_first_look and self.trouble is None:
             self._is_first_look = False
-            self._ledger.keep_only(set(found))
+            self._ledger.tidy(set(found))
         self._since_s = {key: self._since_s.get(key, now_s) for key in found}
+        self._rejected = {key: value for key, value in self._rejected.items() if key in found}
         whole = [(mtime_ns, path, key) for key, (mtime_ns, path) in found.items() if self._is_whole(key, now_s)]
         return min(whole)[1:] if whole else None
 
     def _is_whole(self, key: str, now_s: float) -> bool:
-        return not self._ledger.is_played(key) and now_s - self._since_s[key] >= STABLE_S
+        t_retry_s = self._rejected.get(key, (0, now_s))[1]
+        return not self._ledger.is_played(key) and now_s - self._since_s[key] >= STABLE_S and now_s >= t_retry_s
 
     def _files(self) -> Iterator[tuple[Path, str, int]]:
         self.trouble = None
@@ -152,8 +166,12 @@ class WatchedQueue:
         self._leave("played")
 
     def reject(self) -> None:
-        """It cannot be played, and is not tried again unless it changes."""
-        self._leave("played")
+        """It cannot be played; after some tries it is left alone unless it changes."""
+        assert self._oldest is not None
+        key = self._oldest[1]
+        num_rejected = self._rejected.get(key, (0, 0.0))[0] + 1
+        self._rejected[key] = num_rejected, time.monotonic() + RETRY_S
+        self._leave("played" if num_rejected >= _MAX_TRIES else "back")
 
     def put_back(self) -> None:
         """It was not played to its end."""
