@@ -14,9 +14,11 @@ from engines.openvino_engine import (
     hardware,
     import_openvino,
     last_line,
+    latency_properties,
     shared_core,
 )
 from engines.openvino_int8 import quantize
+from engines.openvino_stem import measure_gain
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -31,7 +33,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     openvino = import_openvino()
     core = shared_core()
     device = options.device or DEFAULT_DEVICE
-    check_device(core, device, precision)
+    capabilities = check_device(core, device, precision)
     path = bundle.path / bundle.file("onnx", "fp32").name
     progress("reading the network", 0.0)
     try:
@@ -47,6 +49,12 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         chosen["num_calibration_clips"] = len(clips)
     name = f"model.openvino-{precision}"
     openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision in ("bf16", "fp16"))
+    if device == DEFAULT_DEVICE:
+        progress("timing", 0.0)
+        properties = latency_properties(precision, capabilities)
+        gain = measure_gain(core, device, lambda: core.read_model(folder / f"{name}.xml"), properties)
+        if gain is not None:
+            chosen |= {"is_stem_cut": gain > 1, "stem_cut_gain": round(gain, 3)}
     return Built(
         files=((f"{name}.xml", KIND), (f"{name}.bin", f"{KIND}-weights")),
         device=device,

@@ -67,6 +67,11 @@ def file_for(bundle: Bundle, precision: str) -> BundleFile:
     )
 
 
+def is_stem_cut(file: BundleFile) -> bool:
+    """Whether what is done to each frame by itself is done once a frame: yes, unless the build measured a loss."""
+    return bool((file.build or {}).get("options", {}).get("is_stem_cut", True))
+
+
 class OpenVinoEngine(HostEngine):
     """Runs the ring's windows without a copy: one input tensor for each of the T places where a window can start."""
 
@@ -88,8 +93,9 @@ class OpenVinoEngine(HostEngine):
             model.reshape([1, *bundle.clip_tchw])
             if file.kind != KIND:
                 fold_constants(model)
-            properties = self._properties(arithmetic(precision, capabilities), options)
-            model = self._cut_stem(core, model, properties) if device == DEFAULT_DEVICE else model
+            properties = self._properties(latency_properties(precision, capabilities), options)
+            if device == DEFAULT_DEVICE and is_stem_cut(file):
+                model = self._cut_stem(core, model, properties)
             compiled = core.compile_model(model, device, properties)
             self._outputs = [compiled.output(name) for name in OUTPUT_NAMES]
             self._create_requests(openvino, compiled)
@@ -98,11 +104,8 @@ class OpenVinoEngine(HostEngine):
                 f"OpenVINO cannot load {path} on {device}: {last_line(exc)}; {cure(bundle, file)}"
             ) from exc
 
-    def _properties(self, precision_hint: str, options: EngineOptions) -> dict[str, Any]:
-        properties: dict[str, Any] = {
-            "PERFORMANCE_HINT": self._performance_hint,
-            "INFERENCE_PRECISION_HINT": precision_hint,
-        }
+    def _properties(self, properties: dict[str, Any], options: EngineOptions) -> dict[str, Any]:
+        properties = {**properties, "PERFORMANCE_HINT": self._performance_hint}
         if options.num_threads is not None:
             properties["INFERENCE_NUM_THREADS"] = options.num_threads
         if options.is_pinned is not None:
@@ -259,6 +262,11 @@ def _is_there(core: Any, device: str) -> bool:
 def arithmetic(precision: str, capabilities: Sequence[str]) -> str:
     """Return what the layers in floating point are to compute in on a device that can do this."""
     return "f16" if precision == "int8" and "FP32" not in capabilities else _ARITHMETIC[precision]
+
+
+def latency_properties(precision: str, capabilities: Sequence[str]) -> dict[str, Any]:
+    """Return what a network is compiled with that is to give one window after the other as soon as possible."""
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": arithmetic(precision, capabilities)}
 
 
 def hardware(device: str) -> dict[str, Any]:

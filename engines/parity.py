@@ -1,6 +1,7 @@
 """The parity gate: an engine proves itself on the bundle's reference before it is used."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,10 @@ import numpy as np
 from engines.bundle import Bundle, BundleFile
 from engines.engine import Engine, EngineOutput
 from engines.errors import ParityError
+
+_log = logging.getLogger("edge.engines")
+
+_FEW_CLIPS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class ParityResult:
     """Measured differences over all reference clips."""
 
     num_clips: int
+    """Different ones: the same clip twice proves no more than once."""
     probability_difference: float
     heatmap_difference: float
     """As a fraction of the reference heatmaps' peak."""
@@ -93,9 +99,16 @@ def measure_parity(engine: Engine, bundle: Bundle) -> ParityResult:
             f"outputs {probabilities.shape} and {heatmaps.shape} where the reference has "
             f"{reference.probabilities.shape} and {reference.heatmaps.shape}",
         )
+    num_clips = len({clip.tobytes() for clip in reference.clips})
+    if num_clips < _FEW_CLIPS:
+        _log.warning(
+            "%s holds no two different clips, which proves little of an engine; export the bundle again from a "
+            "manifest with several videos",
+            bundle.path / bundle.file("reference").name,
+        )
     peak = float(np.abs(reference.heatmaps).max()) or 1.0
     return ParityResult(
-        num_clips=len(outputs),
+        num_clips=num_clips,
         probability_difference=float(np.abs(probabilities - reference.probabilities).max()),
         heatmap_difference=float(np.abs(heatmaps - reference.heatmaps).max()) / peak,
         is_top_class_equal=bool((probabilities.argmax(1) == reference.probabilities.argmax(1)).all()),

@@ -78,6 +78,16 @@ def test_build_adds_a_proven_engine_that_then_runs(folder: Path) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize(("gain", "is_cut"), [(1.2, True), (0.9, False)])
+def test_build_cuts_the_stem_off_where_that_was_measured_faster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, gain: float, is_cut: bool
+) -> None:
+    monkeypatch.setattr(openvino_build, "measure_gain", lambda *_: gain)
+    build = _build(folder, "fp32").file("openvino", "fp32").build
+    assert build is not None
+    assert build["options"] == {"is_stem_cut": is_cut, "stem_cut_gain": gain}
+
+
 def test_build_again_replaces_the_files_and_keeps_all_else(folder: Path) -> None:
     _build(folder, "fp32")
     first = json.loads((folder / "manifest.json").read_text())

@@ -1,5 +1,6 @@
 """What a network does with each frame by itself is found, cut off, and gives the same outputs."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from small_bundle import NUM_FRAMES, SIZE_PX, random_clips, small_bundle
 
 from engines.openvino_engine import OUTPUT_NAMES, OpenVinoEngine, create, shared_core
-from engines.openvino_stem import fold_constants, split
+from engines.openvino_stem import fold_constants, measure_gain, split
 
 SHAPE = (1, 4, 1, 8, 8)
 
@@ -73,6 +74,29 @@ def test_engine_ring_holds_features_and_every_window_is_that_of_the_whole_networ
         np.testing.assert_allclose(output.probabilities, expected[OUTPUT_NAMES[0]][0], atol=1e-5)
         np.testing.assert_allclose(output.heatmap, expected[OUTPUT_NAMES[1]][0], atol=1e-5 * output.heatmap.max())
     engine.close()
+
+
+def test_gain_of_a_cut_is_measured_where_there_is_one() -> None:
+    properties = {"INFERENCE_PRECISION_HINT": "f32"}
+    gain = measure_gain(shared_core(), "CPU", _network, properties)
+    assert gain is not None
+    assert 0.05 < gain < 20
+    assert measure_gain(shared_core(), "CPU", lambda: _network(num_frames=1), properties) is None
+
+
+def test_engine_of_which_the_build_measured_a_loss_is_left_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = small_bundle(tmp_path_factory)
+    files = [
+        dataclasses.replace(file, build={"options": {"is_stem_cut": False}}) if file.kind == "onnx" else file
+        for file in bundle.files
+    ]
+    (clip,) = random_clips(1, seed=4)
+    whole, cut = create(dataclasses.replace(bundle, files=tuple(files))), create(bundle)
+    assert isinstance(whole, OpenVinoEngine)
+    assert whole._stem is None
+    np.testing.assert_allclose(whole.run_clip(clip).heatmap, cut.run_clip(clip).heatmap, rtol=1e-3, atol=1e-4)
+    whole.close()
+    cut.close()
 
 
 def test_folded_constants_leave_the_output_as_it_was() -> None:

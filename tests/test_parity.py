@@ -60,6 +60,18 @@ def test_parity_honest_bundle_passes_and_tells_its_differences(engine: Engine, b
     assert 0 <= result.heatmap_difference < 1e-5
 
 
+def test_parity_on_one_clip_again_and_again_is_said_to_prove_little(
+    engine: Engine, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = bundle.reference()
+    twice = {name: np.repeat(getattr(reference, name)[:1], 2, 0) for name in ("clips", "probabilities", "heatmaps")}
+    assert check_parity(engine, _Reworked(bundle, **twice)).num_clips == 1  # type: ignore[arg-type]
+    assert "reference.npz holds no two different clips" in caplog.text
+    caplog.clear()
+    check_parity(engine, bundle)
+    assert caplog.text == ""
+
+
 def test_parity_leaves_the_ring_empty(engine: Engine, bundle: Bundle) -> None:
     check_parity(engine, bundle)
     with pytest.raises(Exception, match="4 frames since the last reset"):
