@@ -20,7 +20,7 @@ export function draw(canvas, view, opacity) {
     canvas.width = bitmap.width;
     canvas.height = bitmap.height;
   }
-  const pen = canvas.getContext("2d");
+  const pen = canvas.getContext("2d", { alpha: false });
   pen.drawImage(bitmap, 0, 0);
   if (view.heat && view.frame_px && opacity > 0) drawHeat(pen, view, opacity);
 }
@@ -35,7 +35,7 @@ function drawHeat(pen, { bitmap, frame_px, heat }, opacity) {
   pen.save();
   pen.globalAlpha = opacity;
   pen.imageSmoothingEnabled = true;
-  pen.imageSmoothingQuality = "high";
+  pen.imageSmoothingQuality = "low";
   pen.drawImage(map, ...place);
   pen.restore();
 }

@@ -30,21 +30,40 @@ export class Strip {
 
   /** Draw all again: the viewer chose another look. */
   draw() {
-    for (const { canvas, view } of this.thumbnails.values()) if (view) draw(canvas, view, this.look.opacity);
+    for (const thumbnail of this.thumbnails.values()) this.paint(thumbnail);
+  }
+
+  /** Paint into an image: a canvas would be a layer of its own, which costs at each frame of the live picture. */
+  async paint(thumbnail) {
+    const { image, view } = thumbnail;
+    thumbnail.isOld = true;
+    if (!view?.bitmap.width || thumbnail.isPainting) return;
+    thumbnail.isPainting = true;
+    while (thumbnail.isOld) {
+      thumbnail.isOld = false;
+      const canvas = new OffscreenCanvas(view.bitmap.width, view.bitmap.height);
+      draw(canvas, view, this.look.opacity);
+      const url = URL.createObjectURL(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 }));
+      image.src = url;
+      await image.decode().catch(() => null); // it was removed meanwhile
+      URL.revokeObjectURL(url);
+    }
+    thumbnail.isPainting = false;
   }
 
   thumbnail({ id, probability, positive, t_wall_ms }) {
-    const [item, button, canvas, text] = ["li", "button", "canvas", "span"].map((name) => document.createElement(name));
+    const [item, button, image, text] = ["li", "button", "img", "span"].map((name) => document.createElement(name));
     const caption = `${positive ? "▲" : "▽"} ${percent(probability)} % · ${clock(t_wall_ms)}`;
     text.textContent = caption;
     button.type = "button";
     button.setAttribute("aria-label", `Enlarge: ${caption}`);
-    button.append(canvas, text);
+    image.alt = "";
+    button.append(image, text);
     item.append(button);
-    const thumbnail = { item, canvas, view: null, isLost: false, remove };
+    const thumbnail = { item, image, view: null, isLost: false, isPainting: false, isOld: false, remove };
     const shown = fetchView(id).then((view) => {
       Object.assign(thumbnail, { view, isLost: view === null });
-      if (view?.bitmap.width) draw(canvas, view, this.look.opacity);
+      this.paint(thumbnail);
       return view;
     });
     button.onclick = async () => this.onEnlarge({ caption, view: await shown });
