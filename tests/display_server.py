@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -55,12 +56,14 @@ class Browser:
 
     async def bundle(self) -> Bundle:
         """Return the next bundle; it is not confirmed."""
+        packed = await self.socket.receive_bytes(timeout=DEADLINE_S)
+        assert struct.unpack_from("<d", packed)[0] > 0
         messages: Bundle = []
-        t_sent_ms = float(await self.socket.receive_str(timeout=DEADLINE_S))
-        assert t_sent_ms > 0
-        while (part := await self.socket.receive(timeout=DEADLINE_S)).type is aiohttp.WSMsgType.BINARY:
-            messages.append(decode(part.data))
-        assert part.data == "end", part
+        offset = 8
+        while offset < len(packed):
+            start = offset + 4
+            offset = start + int.from_bytes(packed[offset:start], "little")
+            messages.append(decode(packed[start:offset]))
         return messages
 
     async def confirm(self) -> None:

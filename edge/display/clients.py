@@ -3,12 +3,24 @@
 import asyncio
 import collections
 import contextlib
+import struct
 import time
 
 from aiohttp import web
 
 _MAX_UNDERWAY = 2
 """Bundles that a browser has not yet confirmed: more would wait in the network and be old when they come."""
+
+
+def pack(bundle: list[bytes]) -> bytes:
+    """Return one message of several: the time now in ms as a float64, and for each its length (4 bytes) and itself.
+
+    All numbers are little-endian. By the time the page tells how old a bundle is that was long under way.
+    """
+    parts = [struct.pack("<d", time.monotonic_ns() / 1e6)]
+    for message in bundle:
+        parts += (len(message).to_bytes(4, "little"), message)
+    return b"".join(parts)
 
 
 class Clients:
@@ -77,11 +89,7 @@ class _Client:
             bundle = [message for waiting in self._slots.values() for message in waiting]
             self._slots.clear()
             self._num_underway += 1
-            # by this the page tells how old a bundle is that was long under way
-            await self._socket.send_str(f"{time.monotonic_ns() / 1e6:.3f}")
-            for message in bundle:
-                await self._socket.send_bytes(message)
-            await self._socket.send_str("end")
+            await self._socket.send_bytes(pack(bundle))
 
     async def close(self) -> None:
         await self._socket.close(code=1001, message=b"the display server ends")

@@ -36,9 +36,8 @@ async def _read_all(url: str, number: int) -> None:
 
 
 async def _read(socket: aiohttp.ClientWebSocketResponse) -> None:
-    async for message in socket:
-        if message.data == "end":
-            await socket.send_str("drawn")
+    async for _bundle in socket:
+        await socket.send_str("drawn")
 
 
 if __name__ == "__main__":

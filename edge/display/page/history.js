@@ -2,12 +2,14 @@
 
 export const SPAN_MS = 60000;
 const GAP_MS = 1500; // a longer silence is drawn as a gap
+const DRAWN_MS = 250; // a pixel or two further to the left
 
 export class History {
   constructor(canvas) {
     this.canvas = canvas;
     this.points = []; // [ms on this page's clock, probability], oldest first
     this.threshold = null;
+    this.drawnMs = -Infinity;
   }
 
   /** @param {[number, number][]} past time on the server's clock in ms and probability */
@@ -22,6 +24,8 @@ export class History {
 
   draw() {
     const now = performance.now();
+    if (now - this.drawnMs < DRAWN_MS) return;
+    this.drawnMs = now;
     while (this.points.length && this.points[0][0] < now - SPAN_MS) this.points.shift();
     const { canvas } = this;
     const ratio = devicePixelRatio || 1;

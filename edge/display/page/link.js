@@ -27,14 +27,11 @@ export class Link {
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => {
       this.lastMs = performance.now();
-      if (typeof event.data !== "string") {
-        this.onMessage(decode(event.data), clock);
-      } else if (event.data === "end") {
-        // confirmed when it is drawn: the server sends no more than this browser can show
-        requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
-      } else {
-        clock.note(Number(event.data)); // a bundle begins with the time that it was sent at
-      }
+      const { sentMs, messages } = unpack(event.data);
+      clock.note(sentMs);
+      for (const message of messages) this.onMessage(message, clock);
+      // confirmed when it is drawn: the server sends no more than this browser can show
+      requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
     };
     const watch = setInterval(() => {
       if (this.state !== "up" && performance.now() - opened > 2 * SILENT_MS) socket.close();
@@ -66,13 +63,25 @@ async function probe() {
   }
 }
 
+/** A bundle: when it was sent (float64, ms), and of each message its length (4 bytes) and itself; little-endian. */
+function unpack(buffer) {
+  const view = new DataView(buffer);
+  const messages = [];
+  for (let offset = 8; offset < buffer.byteLength; ) {
+    const length = view.getUint32(offset, true);
+    messages.push(decode(new Uint8Array(buffer, offset + 4, length)));
+    offset += 4 + length;
+  }
+  return { sentMs: view.getFloat64(0, true), messages };
+}
+
 /** A message: length of the JSON (4 bytes, little-endian), the JSON, blobs whose sizes it tells. */
-export function decode(buffer) {
-  const size = new DataView(buffer).getUint32(0, true);
-  const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+export function decode(bytes) {
+  const size = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+  const facts = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + size)));
   let offset = 4 + size;
   const blobs = facts.blobs.map((length) => {
-    const blob = new Uint8Array(buffer, offset, length);
+    const blob = bytes.subarray(offset, offset + length);
     offset += length;
     return blob;
   });

@@ -11,6 +11,7 @@ const WORDS_MS = 100;
 const tiles = new Map();
 const askNote = setUpNote(document.getElementById("note"));
 const look = { opacity: 0.6, changed: true };
+let isDrawing = false;
 let settings = { stale_ms: 500, vanish_ms: 2000 };
 
 const handlers = {
@@ -45,17 +46,23 @@ const link = new Link((message, clock) => {
 
 function tileOf(id) {
   if (!tiles.has(id)) {
-    const tile = new Tile(id, look, enlarge, askNote);
+    const tile = new Tile(id, look, { enlarge, askNote, drawSoon });
     tiles.set(id, tile);
     document.getElementById("tiles").append(tile.section);
   }
   return tiles.get(id);
 }
 
-function drawPictures() {
-  for (const tile of tiles.values()) tile.drawPicture();
-  look.changed = false;
-  requestAnimationFrame(drawPictures);
+/** Draw with the screen's next frame: a frame in which nothing is new costs as well. */
+function drawSoon() {
+  if (isDrawing) return;
+  isDrawing = true;
+  requestAnimationFrame(() => {
+    isDrawing = false;
+    for (const tile of tiles.values()) tile.drawPicture();
+    look.changed = false;
+    if ([...tiles.values()].some((tile) => tile.waiting.length)) drawSoon();
+  });
 }
 
 function drawWords() {
@@ -99,6 +106,7 @@ function setUpControls() {
     const isOn = heat.getAttribute("aria-pressed") === "true";
     look.opacity = isOn ? Number(opacity.value) : 0;
     look.changed = true;
+    drawSoon();
     opacity.disabled = !isOn;
   };
   heat.onclick = () => {
@@ -124,5 +132,4 @@ function setUpControls() {
 }
 
 setUpControls();
-requestAnimationFrame(drawPictures);
 setInterval(drawWords, WORDS_MS);

@@ -83,7 +83,7 @@ function kept(thumbnails, { id }) {
 
 async function fetchView(id) {
   const response = await fetch(`/keyframes/${id}`).catch(() => null); // null: the server is gone
-  return response?.ok ? decodeView(decode(await response.arrayBuffer())).catch(() => null) : null;
+  return response?.ok ? decodeView(decode(new Uint8Array(await response.arrayBuffer()))).catch(() => null) : null;
 }
 
 /** Return the time of day of a wall time in ms. */

@@ -13,12 +13,10 @@ export class Tile {
   /**
    * @param {string} id
    * @param look what the viewer chose: {opacity}
-   * @param {(keyframe: object) => void} onEnlarge
-   * @param {(tell: (note: string) => void) => void} askNote
+   * @param page what the page does for its tiles: {enlarge(keyframe), askNote(tell), drawSoon()}
    */
-  constructor(id, look, onEnlarge, askNote) {
-    this.id = id;
-    this.look = look;
+  constructor(id, look, page) {
+    Object.assign(this, { id, look, page });
     this.stream = null;
     this.result = null;
     this.waiting = [];
@@ -29,8 +27,8 @@ export class Tile {
     this.section.dataset.stream = id;
     this.part = (name) => this.section.querySelector(`.${name}`);
     this.history = new History(this.part("history"));
-    this.strip = new Strip(this.part("keyframes"), look, onEnlarge);
-    this.exam = new ExamBar(this.part("exam"), askNote);
+    this.strip = new Strip(this.part("keyframes"), look, page.enlarge);
+    this.exam = new ExamBar(this.part("exam"), page.askNote);
   }
 
   onTick(stream, clock) {
@@ -51,6 +49,7 @@ export class Tile {
       if (view === null) return;
       this.waiting.push(view);
       while (this.waiting.length > MAX_WAITING) this.waiting.shift().bitmap.close();
+      this.page.drawSoon();
     });
   }
 
