@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pydicom.examples
 import pytest
+from certificates import Certificates
 from daemon import record, run_command
 from pacs import Store
 
@@ -280,8 +281,16 @@ def test_report_wrong_input_is_one_line(exam: Path, arguments: list[str], exit_c
 
 
 @pytest.mark.skipif(shutil.which("Orthanc") is None, reason="needs Orthanc (Debian package orthanc)")
-def test_report_reaches_orthanc_once_however_often_it_is_sent(exam: Path, tmp_path: Path, summary: ExamSummary) -> None:
+@pytest.mark.parametrize(
+    "is_tls", [pytest.param(False, id="plain"), pytest.param(True, id="TLS", marks=pytest.mark.slow)]
+)
+def test_report_reaches_orthanc_once_however_often_it_is_sent(
+    exam: Path, tmp_path: Path, summary: ExamSummary, is_tls: bool
+) -> None:
     command = ["unshare", "-n", sys.executable, "-m", "tests.orthanc_session", str(exam), str(tmp_path)]
+    if is_tls:
+        certificates = Certificates(tmp_path)
+        command += map(str, (certificates.ca, *certificates.server, *certificates.client))
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
