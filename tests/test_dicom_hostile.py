@@ -217,6 +217,24 @@ def test_associations_over_the_limit_are_rejected(scp: Listening, bystander: Bys
     scp.played.wait_for_trouble("rejected_associations")
 
 
+def test_silent_association_gives_its_place_to_a_new_one(
+    scp: Listening, bystander: Bystander, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = RawPeer(scp.port)
+    assert silent.associate() == 2
+    others = [RawPeer(scp.port) for _ in range(2)]
+    assert [peer.associate() for peer in others] == [2, 2]
+    bystander.check()  # the last to speak
+    monkeypatch.setattr(dicom_guard, "IDLE_S", 0.0)
+    with RawPeer(scp.port) as peer:
+        assert peer.associate() == 2
+        assert peer.store(good) == 0
+    assert silent.is_hung_up_on()
+    scp.played.wait_for_trouble("bad_peers")
+    for peer in (silent, *others):
+        peer.close()
+
+
 def test_idle_connections_make_room_for_a_new_one(scp: Listening, bystander: Bystander) -> None:
     idle = [socket.create_connection(("127.0.0.1", scp.port)) for _ in range(100)]
     with RawPeer(scp.port) as peer:

@@ -36,6 +36,9 @@ _MAX_QUEUED = 16
 PDU_DEADLINE_S = 10.0
 """From a PDU's first byte to its last; also for the TLS handshake."""
 IDLE_S = 30.0
+"""An association that is silent for so long gives its place to a new one where there are no more."""
+MAX_IDLE_S = 600.0
+"""One that is silent for so long is ended: some scanners keep theirs open between the images of an exam."""
 _GRACE_S, _MIN_RATE_BYTES = 60.0, 16_384
 """An object must come at this rate, after the grace."""
 ABORT = bytes.fromhex("07000000000400000206")

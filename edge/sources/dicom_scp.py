@@ -11,7 +11,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from edge.errors import BindError, ConfigError, SourceError
 from edge.sources.dicom_address import ListenerAddress
-from edge.sources.dicom_guard import IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
+from edge.sources.dicom_guard import IDLE_S, MAX_IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
 from edge.sources.dicom_header import read_image
 from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes, find_decoder, find_plugin
 from edge.sources.dicom_server import GuardedServer
@@ -148,7 +148,7 @@ def _entity(address: ListenerAddress, options: SourceOptions) -> AE:
     ae.require_calling_aet = list(options.allow_aet)
     ae.maximum_associations = 2**16  # counted by the server: here connections without an association count too
     ae.maximum_pdu_size = MAX_PDU_BYTES
-    ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = PDU_DEADLINE_S, IDLE_S, IDLE_S
+    ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = PDU_DEADLINE_S, IDLE_S, MAX_IDLE_S
     syntaxes = transfer_syntaxes()
     for storage_class in STORAGE_CLASSES:
         ae.add_supported_context(storage_class, syntaxes)

@@ -68,12 +68,22 @@ class GuardedServer(AssociationServer):
             self._connections[association] = connection
 
     def associate(self, association: Association, max_associations: int) -> bool:
-        """Count a connection as an association; False where there are enough."""
+        """Count a connection as an association; False where there are enough and none of them is silent."""
         with self._lock:
-            if len(self._associated) >= max_associations:
+            if len(self._associated) >= max_associations and not self._end_a_silent_one():
                 return False
             self._associated.add(association)
             return True
+
+    def _end_a_silent_one(self) -> bool:
+        association = max(self._associated, key=_silent_s)
+        if _silent_s(association) < dicom_guard.IDLE_S:
+            return False
+        peer = f"the DICOM peer {association.requestor.address}"
+        self.report("bad_peers", f"{peer} was silent; its association is ended to make room for another")
+        self._associated.discard(association)
+        _end(association, self._connections[association])
+        return True
 
     def run_association(self, association: Association, run: Callable[[], None], peer: str) -> None:
         """Run an association's thread from the TLS handshake to its end."""
@@ -154,6 +164,11 @@ class _Handler(RequestHandler):
         )
         server.admit(association, self.request)
         return association
+
+
+def _silent_s(association: Association) -> float:
+    """Return for how long nothing has come."""
+    return dicom_guard.MAX_IDLE_S - association.dul._idle_timer.remaining
 
 
 def _end(association: Association, connection: socket.socket) -> None:
