@@ -331,7 +331,8 @@ def _blanked(pixels: UInt8Image, masks: tuple[Rect, ...]) -> UInt8Image:
 def encode_jpeg(frame: Frame, roi: Rect) -> bytes:
     """Return the ROI as a JPEG file: nothing outside it leaves the process."""
     x, y, width, height = roi
-    image = frame.rgb()[y : y + height, x : x + width]
+    pixels = frame.rgb() if frame.has_colour(roi) else frame.pixels
+    image = pixels[y : y + height, x : x + width]
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
     ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])

@@ -1,6 +1,7 @@
 """The frame: what every source yields and the whole pipeline starts from."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 UInt8Image = npt.NDArray[np.uint8]
+
+UNSEEN_CHROMA = 2
+"""So far from 128 coding moves the chroma of gray images."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +49,8 @@ class Frame:
     """Wall-clock time of capture, for records only."""
     colour: Callable[[], UInt8Image] | None = None
     """Makes (H, W, 3) RGB where `pixels` is the luma of coded colour video: most frames are never shown."""
-    chroma: Callable[[], UInt8Image] | None = None
-    """Makes (h, w, 2) Cb and Cr, around 128, of a thinned-out image: cheap, to see whether `colour` is worth making."""
+    chroma: Callable[[], tuple[UInt8Image, UInt8Image]] | None = None
+    """Gives Cb and Cr as coded, each (h, w) uint8 around 128: cheap, to see whether `colour` is worth making."""
     object: StoredObject | None = None
     """The stored object that it belongs to; None where the source has none."""
     is_seam: bool = False
@@ -67,6 +71,23 @@ class Frame:
     def rgb(self) -> UInt8Image:
         """Return (H, W, 3) RGB, or (H, W) where the image has no colour."""
         return self.pixels if self.colour is None else self.colour()
+
+    def has_colour(self, roi: tuple[int, int, int, int]) -> bool:
+        """Return whether a part (x, y, width, height) of the image is coloured so that one could see it."""
+        if self.chroma is None:
+            return self.colour is not None or self.pixels.ndim == 3
+        return any(
+            int(part.max()) > 128 + UNSEEN_CHROMA or int(part.min()) < 128 - UNSEEN_CHROMA
+            for part in (self.part_of(plane, roi) for plane in self.chroma())
+        )
+
+    def part_of(self, plane: UInt8Image, roi: tuple[int, int, int, int]) -> UInt8Image:
+        """Return what a part of the image covers of a plane with fewer pixels than the image, at least one."""
+        (width, height), (x, y, roi_width, roi_height) = self.size_wh, roi
+        rows, columns = plane.shape[0] / height, plane.shape[1] / width
+        top, left = int(y * rows), int(x * columns)
+        bottom, right = math.ceil((y + roi_height) * rows), math.ceil((x + roi_width) * columns)
+        return plane[top : max(top + 1, bottom), left : max(left + 1, right)]
 
     def __repr__(self) -> str:
         width, height = self.size_wh

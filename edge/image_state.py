@@ -235,18 +235,11 @@ def _distance(one: FloatImage, other: FloatImage) -> float:
 def _has_colour(frame: Frame, roi: Rect) -> bool:
     """Return whether enough of the ROI is coloured to be flow; judged on a thinned-out image."""
     if frame.chroma is not None:
-        chroma = _thinned(frame.chroma(), frame, roi).astype(np.int16)
-        return float((np.abs(chroma - 128).max(axis=2) >= _MIN_CHROMA).mean()) >= _MIN_COLOUR_SHARE
+        parts = (frame.part_of(plane[::4, ::4], roi).astype(np.int16) for plane in frame.chroma())
+        strength = np.maximum(*(np.abs(part - 128) for part in parts))
+        return float((strength >= _MIN_CHROMA).mean()) >= _MIN_COLOUR_SHARE
     if frame.pixels.ndim == 2:
         return False
-    part = _thinned(frame.pixels[::8, ::8], frame, roi)
+    part = frame.part_of(frame.pixels[::8, ::8], roi)
     saturation = part.max(axis=2) - part.min(axis=2)
     return float((saturation >= 2 * _MIN_CHROMA).mean()) >= _MIN_COLOUR_SHARE
-
-
-def _thinned(image: UInt8Image, frame: Frame, roi: Rect) -> UInt8Image:
-    """Return the part of a thinned-out image that the ROI covers, at least a pixel."""
-    (width, height), (x, y, roi_width, roi_height) = frame.size_wh, roi
-    rows, columns = image.shape[0] / height, image.shape[1] / width
-    top, left = int(y * rows), int(x * columns)
-    return image[top : max(top + 1, int((y + roi_height) * rows)), left : max(left + 1, int((x + roi_width) * columns))]

@@ -362,3 +362,30 @@ def test_jpeg_keeps_colours_and_position() -> None:
     assert image.shape == (32, 32, 3)
     np.testing.assert_allclose(image[16, 4], (250, 10, 10), atol=12)
     np.testing.assert_allclose(image[16, 28], (0, 0, 0), atol=12)
+
+
+@pytest.mark.parametrize(
+    ("chroma", "coloured_xy", "num_channels"),
+    [(130, None, 1), (131, None, 3), (128, (31, 31), 3), (128, (32, 31), 1), (128, (8, 40), 1)],
+    ids=["noise of coding", "a tint", "its last pixel", "right of it", "below it"],
+)
+def test_picture_is_coded_in_colour_only_where_its_part_of_the_image_has_some(
+    chroma: int, coloured_xy: tuple[int, int] | None, num_channels: int
+) -> None:
+    planes = np.full((32, 32), chroma, np.uint8), np.full((32, 32), 128, np.uint8)
+    if coloured_xy is not None:
+        planes[1][coloured_xy[1] // 2, coloured_xy[0] // 2] = 200
+    luma, rgb = np.full((64, 64), 100, np.uint8), np.full((64, 64, 3), 100, np.uint8)
+    frame = Frame(luma, 0, 0, 0, 0, colour=lambda: rgb, chroma=lambda: planes)
+    jpeg = np.frombuffer(encode_jpeg(frame, (0, 0, 32, 32)), np.uint8)
+    decoded = cv2.imdecode(jpeg, cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    assert (1 if decoded.ndim == 2 else decoded.shape[2]) == num_channels
+
+
+def test_picture_whose_colour_cannot_be_told_beforehand_is_coded_in_colour() -> None:
+    rgb = np.zeros((16, 16, 3), np.uint8)
+    frame = Frame(np.zeros((16, 16), np.uint8), 0, 0, 0, 0, colour=lambda: rgb)
+    decoded = cv2.imdecode(np.frombuffer(encode_jpeg(frame, (0, 0, 16, 16)), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    assert decoded.shape == (16, 16, 3)

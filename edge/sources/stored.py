@@ -23,8 +23,8 @@ class ColourImage:
     """(H, W) uint8 in full range."""
     rgb: Callable[[], UInt8Image]
     """Converts to (H, W, 3) uint8."""
-    chroma: Callable[[], UInt8Image] | None = None
-    """Gives Cb and Cr of a thinned-out image; see `Frame.chroma`."""
+    chroma: Callable[[], tuple[UInt8Image, UInt8Image]] | None = None
+    """Gives Cb and Cr; see `Frame.chroma`."""
 
 
 AnyImage = UInt8Image | ColourImage

@@ -37,7 +37,7 @@ def to_image(data: Buffer, layout: Layout) -> AnyImage | None:
         return cast(UInt8Image, cv2.cvtColor(coded, cv2.COLOR_BGR2RGB))
     coded = coded[..., 0].copy() if layout.pixel_format == "NV12" else coded.copy()
     rgb = functools.partial(_rgb, coded, _TO_RGB[layout.pixel_format])
-    return ColourImage(_luma(coded, layout), rgb, functools.partial(_thin_chroma, coded, layout))
+    return ColourImage(_luma(coded, layout), rgb, functools.partial(_chroma, coded, layout))
 
 
 def jpeg_colour(jpeg: bytes) -> Callable[[], UInt8Image]:
@@ -66,13 +66,13 @@ def _luma(coded: UInt8Image, layout: Layout) -> UInt8Image:
     return cast(UInt8Image, luma if layout.is_full_range else cv2.LUT(luma, LIMITED_TO_FULL))
 
 
-def _thin_chroma(coded: UInt8Image, layout: Layout) -> UInt8Image:
-    """Return every eighth Cb and Cr of every eighth row: (h, w, 2) uint8."""
+def _chroma(coded: UInt8Image, layout: Layout) -> tuple[UInt8Image, UInt8Image]:
+    """Return Cb and Cr, each (h, w) uint8, as views."""
     if layout.pixel_format == "NV12":
-        rows = coded[layout.size_wh[1] :: 4]
-        return np.stack([rows[:, 0::8], rows[:, 1::8]], axis=2)
-    rows = coded[::8, :, 1 if layout.pixel_format == "YUYV" else 0]
-    return np.stack([rows[:, 0::16], rows[:, 1::16]], axis=2)
+        rows = coded[layout.size_wh[1] :]
+    else:
+        rows = coded[:, :, 1 if layout.pixel_format == "YUYV" else 0]
+    return rows[:, 0::2], rows[:, 1::2]
 
 
 def _rgb(coded: UInt8Image, conversion: int) -> UInt8Image:

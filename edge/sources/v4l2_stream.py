@@ -129,7 +129,9 @@ class V4l2Stream:
             for frame in self._stream.codec_context.decode(packet):
                 if not frame.is_corrupt:
                     image = self._to_array(frame)
-                    return ColourImage(image.luma, jpeg_colour(jpeg)) if isinstance(image, ColourImage) else image
+                    if isinstance(image, ColourImage):
+                        return ColourImage(image.luma, jpeg_colour(jpeg), image.chroma)
+                    return image
         return None
 
     def _time_ns(self, pts: int | None) -> int:

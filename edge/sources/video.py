@@ -90,7 +90,7 @@ class FrameConverter:
     def __call__(self, frame: av.VideoFrame) -> AnyImage:
         """Return an image of the frame's own size, which no later frame overwrites."""
         if frame.format.name in LUMA_FIRST:
-            luma, chroma = _luma(frame), functools.partial(_thin_chroma, frame)
+            luma, chroma = _luma(frame), functools.partial(_chroma, frame)
             return ColourImage(luma, functools.partial(self.convert, frame), chroma)
         return self.convert(frame)
 
@@ -116,15 +116,14 @@ def _luma(frame: av.VideoFrame) -> UInt8Image:
     return cast(UInt8Image, cv2.convertScaleAbs(above_black, alpha=255 / 219))
 
 
-def _thin_chroma(frame: av.VideoFrame) -> UInt8Image:
-    """Return every fourth Cb and Cr of every fourth row: (h, w, 2) uint8."""
+def _chroma(frame: av.VideoFrame) -> tuple[UInt8Image, UInt8Image]:
+    """Return Cb and Cr, each (h, w) uint8, as views."""
     is_interleaved = frame.format.name in ("nv12", "nv21")
     planes = []
     for plane in frame.planes[1:]:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         planes.append(rows[: plane.height, : plane.width * (2 if is_interleaved else 1)])
-    pair = (planes[0][:, 0::2], planes[0][:, 1::2]) if is_interleaved else planes
-    return np.stack([plane[::4, ::4] for plane in pair], axis=2)
+    return (planes[0][:, 0::2], planes[0][:, 1::2]) if is_interleaved else (planes[0], planes[1])
 
 
 def _is_gray(pixel_format: av.VideoFormat) -> bool:
