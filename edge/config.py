@@ -18,6 +18,7 @@ from edge.recording.layout import CODEC_NAMES
 from edge.report.address import parse_pacs
 from edge.roi import parse_masks, parse_roi
 from edge.sources.listing import ListSources
+from edge.sources.network_address import is_mistyped
 from edge.sources.options import SourceOptions
 from edge.sources.v4l2_modes import parse_size
 from edge.tuning import parse_tuning
@@ -166,7 +167,7 @@ def _without_credentials(source: str) -> str:
     """Return a URL with stars for what may be a credential: before the host, in the query, or in the path."""
     scheme, mark, rest = source.partition("://")
     if not mark:
-        return source
+        return f"{source.partition(':')[0]}:***" if is_mistyped(source) else source
     before_last_at = rest.rpartition("@")[0]
     if re.search(r"\?|/[^/]*=", before_last_at):  # the "@" may be a password's own, and what follows it the rest of it
         return f"{scheme}://***"

@@ -214,6 +214,8 @@ def test_config_is_frozen_and_describes_itself_in_one_line() -> None:
         ("rtsp://user:se?cret@host/x", "rtsp://***"),
         ("rtmp://host/live/secret", "rtmp://host/***"),
         ("dicom://0.0.0.0:11112?aet=EDGE", "dicom://0.0.0.0:11112***"),
+        ("rtsp:/user:secret@host/x", "rtsp:***"),
+        ("RTSP:user:secret@host/x", "RTSP:***"),
     ],
 )
 def test_config_describes_itself_without_credentials(source: str, told: str) -> None:

@@ -61,6 +61,7 @@ def test_phantom_seed_is_opened() -> None:
         ("/dev/video99", SourceError, "there is no device /dev/video99; plug it in, or see edge-infer --list-sources"),
         ("/dev/null", SourceError, "/dev/null is no V4L2 device"),
         ("gopher://user:secret@host/path", ConfigError, "the kind 'gopher://' is not supported"),
+        ("rtsp:/user:secret@host/path", ConfigError, "begins with 'rtsp:', but a URL must with 'rtsp://'"),
         ("dicom://host", ConfigError, "needs dicom://HOST:PORT"),
         ("phantom:", ConfigError, "for example phantom:7"),
         ("phantom:-1", ConfigError, "for example phantom:7"),

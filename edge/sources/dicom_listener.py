@@ -38,7 +38,7 @@ class DicomListener:
             self._spool.unlock()
             raise
         self._info = SourceInfo(
-            name=f"dicom://{address.host}:{self._scp.port}",
+            name=f"dicom://{f'[{address.host}]' if ':' in address.host else address.host}:{self._scp.port}",
             frame_interval_ms=DEFAULT_INTERVAL_MS,
             is_live=True,
             plays_objects=True,

@@ -58,6 +58,12 @@ class NetworkAddress:
         return {**_LOW_DELAY, **self.transport.options}
 
 
+def is_mistyped(uri: str) -> bool:
+    """Return whether it begins like a URL of a network stream, but not with `://`: what follows may be a password."""
+    scheme, _, rest = uri.partition(":")
+    return scheme.lower() in (*TRANSPORTS, "srt") and bool(rest) and not rest.startswith("//")
+
+
 def is_network(uri: str) -> bool:
     """Return whether it is a URL of a network stream, or a file that describes one."""
     return uri.partition("://")[0].lower() in (*TRANSPORTS, "srt") or uri.lower().endswith(".sdp")

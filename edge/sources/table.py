@@ -11,7 +11,7 @@ from edge.errors import ConfigError, SourceError
 from edge.sources.base import RecordedSource, Source
 from edge.sources.kinds import is_dicom, is_image, is_recording, is_video
 from edge.sources.looped import LoopedSource
-from edge.sources.network_address import is_network, parse_network
+from edge.sources.network_address import is_mistyped, is_network, parse_network
 from edge.sources.options import SourceOptions
 
 ALLOWED = (
@@ -63,6 +63,10 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
         return _open_watched_folder(Path(rest), options)
     if uri.startswith("/dev/"):
         return _open_v4l2(Path(uri), options)
+    if is_mistyped(uri):
+        raise ConfigError(
+            f"the source begins with '{scheme}:', but a URL must with '{scheme}://'; allowed are {ALLOWED}"
+        )
     if "://" in uri:
         # Only the kind is repeated: the rest of a URL may hold a password.
         kind = uri.partition("://")[0] + "://"
