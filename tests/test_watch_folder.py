@@ -153,6 +153,24 @@ def test_watched_folder_gives_up_what_can_never_be_played(folder: Path, monkeypa
     assert (played.count("bad_objects"), again.count("bad_objects")) == (3, 0)
 
 
+def test_watched_folder_file_that_ends_the_process_is_given_up_for_good(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_folder, "RETRY_S", 0.0)
+    _cine(folder / "deadly.dcm")
+    with watching(folder) as played:
+        played.wait_for_objects(1)
+    (ledger,) = (Path(os.environ["STATE_DIRECTORY"])).glob("watched-*.txt")
+    (key,) = {line.split()[1] for line in ledger.read_text().splitlines()}
+    ledger.write_text(f"begun {key}\n" * 3)  # as it is after three processes that died
+    for number in (2, 3):
+        _cine(folder / f"{number}.dcm", number)
+        with watching(folder) as again:
+            again.wait_for_objects(1)
+        assert again.count("bad_objects") == (number == 2)
+        assert len(again.frames) == 5
+
+
 def test_watched_folder_whose_drive_comes_late_is_not_played_anew(folder: Path) -> None:
     _cine(folder / "a.dcm")
     with watching(folder) as played:

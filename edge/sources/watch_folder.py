@@ -166,12 +166,13 @@ class WatchedQueue:
         self._leave("played")
 
     def reject(self) -> None:
-        """It cannot be played; after some tries it is left alone unless it changes."""
+        """It cannot be played; after some tries, or at once where the process may die of it, it is left alone."""
         assert self._oldest is not None
         key = self._oldest[1]
         num_rejected = self._rejected.get(key, (0, 0.0))[0] + 1
         self._rejected[key] = num_rejected, time.monotonic() + RETRY_S
-        self._leave("played" if num_rejected >= _MAX_TRIES else "back")
+        is_harmless = self._ledger.num_tries(key) == 1  # begun just now, and never before without an end
+        self._leave("back" if is_harmless and num_rejected < _MAX_TRIES else "played")
 
     def put_back(self) -> None:
         """It was not played to its end."""

@@ -39,16 +39,19 @@ export class Strip {
     thumbnail.isOld = true;
     if (!view?.bitmap.width || thumbnail.isPainting) return;
     thumbnail.isPainting = true;
-    while (thumbnail.isOld) {
-      thumbnail.isOld = false;
-      const canvas = new OffscreenCanvas(view.bitmap.width, view.bitmap.height);
-      draw(canvas, view, this.look.opacity);
-      const url = URL.createObjectURL(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 }));
-      image.src = url;
-      await image.decode().catch(() => null); // it was removed meanwhile
-      URL.revokeObjectURL(url);
+    try {
+      while (thumbnail.isOld && view.bitmap.width) {
+        thumbnail.isOld = false;
+        const canvas = new OffscreenCanvas(view.bitmap.width, view.bitmap.height);
+        draw(canvas, view, this.look.opacity);
+        const url = URL.createObjectURL(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 }));
+        image.src = url;
+        await image.decode().catch(() => null); // it was removed meanwhile
+        URL.revokeObjectURL(url);
+      }
+    } finally {
+      thumbnail.isPainting = false;
     }
-    thumbnail.isPainting = false;
   }
 
   thumbnail({ id, probability, positive, t_wall_ms }) {
