@@ -56,6 +56,18 @@ def test_deflated_file_that_inflates_too_far_is_refused(tmp_path: Path) -> None:
     assert len(play(DicomFile(tmp_path / "deflated.dcm"))) == 1
 
 
+@pytest.mark.parametrize("num_bytes_behind", [0, 1, 100_000])
+def test_deflated_file_ends_where_its_stream_ends(tmp_path: Path, num_bytes_behind: int) -> None:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    (tmp_path / "stream").write_bytes(deflater.compress(bytes(200_000)) + deflater.flush() + bytes(num_bytes_behind))
+    program = (
+        "import sys; from pathlib import Path; from edge.sources.dicom_bombs import inflates_too_far; "
+        "sys.exit(inflates_too_far(Path(sys.argv[1]), 0))"
+    )
+    # More than one chunk, so that something stays unconsumed; in its own process, for it guards against a hang.
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "stream"], timeout=30, check=False).returncode == 0
+
+
 def test_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
     ds = dataset(noise(1, 8, 8))
     ds.Rows = ds.Columns = 65535

@@ -22,7 +22,8 @@ def inflates_too_far(path: Path, offset_bytes: int) -> bool:
     with path.open("rb") as file:
         file.seek(offset_bytes)
         pending = file.read(_CHUNK_BYTES)
-        while pending and num_bytes <= MAX_INFLATED_BYTES:
+        # After its end stands a null byte where the stream is odd (PS3.5, section A.5); it stays unconsumed for ever.
+        while pending and not inflater.eof and num_bytes <= MAX_INFLATED_BYTES:
             try:
                 num_bytes += len(inflater.decompress(pending, _CHUNK_BYTES))
             except zlib.error:
