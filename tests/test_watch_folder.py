@@ -280,6 +280,37 @@ def test_spool_objects_taken_away_by_others_do_no_harm_and_take_no_room(tmp_path
     spool.unlock()
 
 
+def test_spool_object_that_cannot_be_put_away_is_told_and_takes_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits(max_waiting_bytes=10))
+    _put(spool, bytes(10))
+    (tmp_path / "spool" / "broken").rmdir()  # someone tidied up
+    spool.reject()
+    assert "cannot be removed" in caplog.text
+    with pytest.raises(SpoolFullError):
+        spool.reserve(1)
+    spool.unlock()
+
+
+def test_spool_on_a_disk_that_fails_is_played_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits())
+    _put(spool, b"1")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "unlink", fail)
+        failing.setattr(Path, "stat", fail)
+        spool.settle()
+    assert spool.num_waiting == 0
+    assert "Input/output error" in caplog.text
+    spool.unlock()
+
+
 def test_spool_object_that_is_refused_at_the_last_moment_is_not_found_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,11 +200,10 @@ class Spool:
                 path.unlink()
             for old in sorted(self._files(name), reverse=True)[num_kept:]:
                 old.unlink()
-        except FileNotFoundError:  # someone took it away
-            pass
         except OSError as exc:
-            is_there = path.exists()
-            _log.warning("spool: a played object cannot be removed (%s); it will be played again", exc.strerror)
+            is_there = os.path.lexists(path)  # Path.exists raises on a disk that fails
+            if is_there or not isinstance(exc, FileNotFoundError):  # else someone took it away
+                _log.warning("spool: a played object cannot be removed (%s); it will be played again", exc.strerror)
         with self._changed:
             self._waiting.pop(0)
             num_bytes = self._sizes_bytes.pop(_number(path))
