@@ -1,5 +1,6 @@
 """The bedside page in a real browser: what it draws, where, and how it is worked."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ WATCH_HEAT = """() => {
   });
 }"""
 """Notes for each picture drawn how colourful it is, and the centre of its colours: the pictures are gray."""
+
+
+REMOVE_WHILE_PAINTED = """async () => {
+  const { Strip } = await import("/page/strip.js");
+  const fetched = performance.getEntriesByType("resource").find(({ name }) => name.includes("/keyframes/"));
+  const id = Number(fetched.name.split("/").pop());
+  const strip = new Strip(document.createElement("ol"), { opacity: 0.6 }, () => null);
+  strip.show([{ id, probability: 0.5, positive: true, t_wall_ms: 0 }]);
+  const thumbnail = strip.thumbnails.get(id);
+  while (!thumbnail.isPainting) await new Promise((resolve) => setTimeout(resolve, 1));
+  strip.draw(); // another look is chosen, and the keyframe goes
+  strip.show([]);
+  for (let k = 0; k < 5000 && thumbnail.isPainting; k++) await new Promise((resolve) => setTimeout(resolve, 1));
+  return thumbnail.isPainting;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -245,4 +261,17 @@ def test_page_rounds_no_probability_to_certainty_and_keeps_it_on_one_line(browse
                 visit.page.set_viewport_size({"width": width, "height": height})
                 assert number.evaluate("part => part.scrollWidth <= part.clientWidth"), (text, width)
                 assert number.evaluate("part => part.clientHeight < 1.5 * parseFloat(getComputedStyle(part).fontSize)")
+        visit.page.close()
+
+
+def test_keyframe_that_goes_while_it_is_painted_does_no_harm(browser: Browser) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        publisher.send_frame(publisher.seq + 10)
+        publisher.send_prediction(0.8)
+        image = visit.page.locator(".keyframes img")
+        expect(image).to_have_attribute("src", re.compile("^blob:"), timeout=DEADLINE_MS)
+        assert not visit.page.evaluate(REMOVE_WHILE_PAINTED)
+        assert visit.complaints == []
         visit.page.close()

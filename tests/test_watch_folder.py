@@ -14,11 +14,11 @@ import pytest
 from edge.errors import ConfigError, SourceError
 from edge.frame import Frame
 from edge.sources import open_source, watch_folder
-from edge.sources.base import Pause, Trouble
+from edge.sources.base import Pause, RecordedSource, Trouble
 from edge.sources.object_player import ObjectPlayer
 from edge.sources.options import SourceOptions
 from edge.sources.spool import Spool, SpoolFullError, SpoolLimits
-from edge.sources.watch_folder import WatchedFolder
+from edge.sources.watch_folder import Ledger, WatchedFolder, WatchedQueue
 from tests.dicom_peer import Consumer, renamed
 from tests.media import write_video
 from tests.source_files import dataset, noise, write_dicom
@@ -153,22 +153,48 @@ def test_watched_folder_gives_up_what_can_never_be_played(folder: Path, monkeypa
     assert (played.count("bad_objects"), again.count("bad_objects")) == (3, 0)
 
 
-def test_watched_folder_file_that_ends_the_process_is_given_up_for_good(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_watched_folder_never_tries_again_what_the_process_died_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch_folder, "STABLE_S", 0.0)
     monkeypatch.setattr(watch_folder, "RETRY_S", 0.0)
-    _cine(folder / "deadly.dcm")
-    with watching(folder) as played:
-        played.wait_for_objects(1)
-    (ledger,) = (Path(os.environ["STATE_DIRECTORY"])).glob("watched-*.txt")
-    (key,) = {line.split()[1] for line in ledger.read_text().splitlines()}
-    ledger.write_text(f"begun {key}\n" * 3)  # as it is after three processes that died
-    with watching(folder) as again:
-        again.wait_for_trouble("bad_objects")
-        _cine(folder / "other.dcm", 2, num_frames=3)
-        again.wait_for_objects(1)
-    assert f"played {key}" in ledger.read_text()
-    assert len(again.frames) == 3
+    path = _cine(folder / "a.dcm")
+    for _ in range(3):
+        queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
+        assert queue.take(0) == path
+        assert queue.begin(path) is not None  # and the process dies
+    queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
+    player = ObjectPlayer(queue, _no_opener, is_realtime=False)
+    items = player.frames()
+    trouble = next(items)
+    assert isinstance(trouble, Trouble)
+    assert "ended the process too often" in trouble.message
+    assert isinstance(next(items), Pause)
+    player.close()
+    assert WatchedQueue(folder, Ledger(tmp_path / "ledger")).take(0) is None
+
+
+def test_watched_folder_never_tries_again_what_the_capture_died_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_folder, "STABLE_S", 0.0)
+    monkeypatch.setattr(watch_folder, "RETRY_S", 0.0)
+    _cine(folder / "a.dcm")
+    queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
+    player = ObjectPlayer(queue, lambda path: open_source(str(path)), is_realtime=False)  # type: ignore[arg-type, return-value]
+    with contextlib.closing(player.frames()) as dying:  # type: ignore[type-var]
+        assert isinstance(next(dying), Frame)
+    again = player.frames()
+    trouble = next(again)
+    assert isinstance(trouble, Trouble)
+    assert "not tried again" in trouble.message
+    assert isinstance(next(again), Pause)
+    player.close()
+    assert WatchedQueue(folder, Ledger(tmp_path / "ledger")).take(0) is None
+
+
+def _no_opener(path: Path) -> RecordedSource:
+    raise AssertionError(f"{path} was opened")
 
 
 def test_watched_folder_whose_drive_comes_late_is_not_played_anew(folder: Path) -> None:
