@@ -51,8 +51,9 @@ def serving(*arguments: str, http: str = "127.0.0.1:0", tree: Path = ROOT) -> It
 class Browser:
     """One WebSocket that reads bundles, and confirms them when it is told to."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, settings: dict[str, Any]) -> None:
         self.socket = socket
+        self.settings = settings
 
     async def bundle(self) -> Bundle:
         """Return the next bundle; it is not confirmed."""
@@ -83,7 +84,8 @@ class Browser:
 async def browsing(server: DisplayServer, **headers: str) -> AsyncIterator[Browser]:
     """Open the page's WebSocket."""
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}live", headers=headers) as socket:
-        yield Browser(socket)
+        settings, _ = decode(await socket.receive_bytes(timeout=DEADLINE_S))
+        yield Browser(socket, settings)
 
 
 def decode(data: bytes) -> tuple[dict[str, Any], list[bytes]]:

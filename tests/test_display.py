@@ -320,7 +320,7 @@ def test_browser_that_comes_later_is_told_history_result_and_keyframes(
                 sent.append(publisher.send_prediction(probability, age_ms=400))
             await first.until(lambda facts: facts["kind"] == "prediction" and facts["seq"] == 2)
         async with browsing(server) as second:
-            told = {facts["kind"]: facts for facts, _ in await second.bundle()}
+            told = {facts["kind"]: facts for facts, _ in await second.bundle()} | {"settings": second.settings}
         (keyframe,) = told["keyframes"]["keyframes"]
         async with aiohttp.ClientSession() as session, session.get(f"{server.url}keyframes/{keyframe['id']}") as reply:
             return told, reply.status, await reply.read()

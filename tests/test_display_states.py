@@ -105,8 +105,11 @@ def test_page_tells_a_dead_display_server_and_goes_on_with_its_successor(
 def test_page_is_loaded_anew_once_its_server_was_upgraded(browser: Browser, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "edge", tmp_path / "edge")
     (tmp_path / "engines").symlink_to(ROOT / "engines")
-    index = tmp_path / "edge" / "display" / "page" / "index.html"
-    index.write_text(index.read_text(encoding="utf-8").replace("<h1>edge-display</h1>", "<h1>upgraded</h1>"))
+    display = tmp_path / "edge" / "display"
+    _replace(display / "page" / "index.html", "<h1>edge-display</h1>", "<h1>upgraded</h1>")
+    # that release's bundles are none that this release's page can read
+    _replace(display / "page" / "link.js", "let offset = 8", "let offset = 16")
+    _replace(display / "clients.py", 'struct.pack("<d", ', 'struct.pack("<dd", 0.0, ')
     with SmallPublisher() as publisher:
         with serving("--connect", publisher.address) as server:
             visit = Visit(browser, server.url)
@@ -122,6 +125,12 @@ def test_page_is_loaded_anew_once_its_server_was_upgraded(browser: Browser, tmp_
             expect(banner).to_be_hidden(timeout=DEADLINE_MS)
         assert visit.complaints == []
         visit.page.close()
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def test_page_of_another_machine_tells_a_lost_network_from_a_dead_server(

@@ -37,9 +37,9 @@ class Clients:
         for client in self._clients:
             client.put(slot, message, depth)
 
-    async def serve(self, socket: web.WebSocketResponse, greeting: list[tuple[str, bytes]]) -> None:
-        """Serve one browser until it goes."""
-        client = _Client(socket)
+    async def serve(self, socket: web.WebSocketResponse, first: bytes, greeting: list[tuple[str, bytes]]) -> None:
+        """Serve one browser until it goes; what is to come first comes by itself, in no bundle."""
+        client = _Client(socket, first)
         for slot, message in greeting:
             client.put(slot, message, 1)
         self._clients.add(client)
@@ -62,8 +62,8 @@ class Clients:
 class _Client:
     """One browser. A slow one loses messages, and delays no other."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
+    def __init__(self, socket: web.WebSocketResponse, first: bytes) -> None:
+        self._socket, self._first = socket, first
         self._slots: collections.OrderedDict[str, collections.deque[bytes]] = collections.OrderedDict()
         self._num_underway = 0
         self._changed = asyncio.Event()
@@ -81,6 +81,7 @@ class _Client:
 
     async def send_all(self) -> None:
         """Send what waits whenever the browser is ready for more."""
+        await self._socket.send_bytes(self._first)
         while True:
             await self._changed.wait()
             self._changed.clear()

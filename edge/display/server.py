@@ -145,8 +145,8 @@ async def _live(request: web.Request) -> web.WebSocketResponse:
     # pictures are compressed already
     socket = web.WebSocketResponse(heartbeat=_HEARTBEAT_S, compress=False, max_msg_size=_MAX_TEXT_BYTES)
     await socket.prepare(request)
-    greeting = [("settings", request.app[SETTINGS]), *request.app[HUB].greeting()]
-    await request.app[CLIENTS].serve(socket, greeting)
+    # the settings come first and never in another form: a page of another release is to see that it must be loaded anew
+    await request.app[CLIENTS].serve(socket, request.app[SETTINGS], request.app[HUB].greeting())
     return socket
 
 

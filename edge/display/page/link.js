@@ -25,13 +25,20 @@ export class Link {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(`${scheme}//${location.host}/live`);
     socket.binaryType = "arraybuffer";
-    socket.onmessage = (event) => {
+    this.socket = socket;
+    const onBundle = (event) => {
       this.lastMs = performance.now();
       const { sentMs, messages } = unpack(event.data);
       clock.note(sentMs);
       for (const message of messages) this.onMessage(message, clock);
       // confirmed when it is drawn: the server sends no more than this browser can show
       requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
+    };
+    // the settings come first, and never in another form: a page of another release must be able to read them
+    socket.onmessage = (event) => {
+      this.lastMs = performance.now();
+      socket.onmessage = onBundle;
+      this.onMessage(decode(new Uint8Array(event.data)), clock);
     };
     const watch = setInterval(() => {
       if (this.state !== "up" && performance.now() - opened > 2 * SILENT_MS) socket.close();
@@ -43,6 +50,11 @@ export class Link {
       this.down = await probe();
       setTimeout(() => this.open(), RETRY_MS);
     };
+  }
+
+  /** Read no more of this connection: the page is loaded anew. */
+  leave() {
+    this.socket.onmessage = null;
   }
 }
 

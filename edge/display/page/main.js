@@ -16,7 +16,10 @@ let settings = { stale_ms: 500, vanish_ms: 2000 };
 
 const handlers = {
   settings: (facts) => {
-    if (settings.page && settings.page !== facts.page) location.reload(); // the server was upgraded
+    if (settings.page && settings.page !== facts.page) {
+      link.leave(); // the server was upgraded
+      location.reload();
+    }
     settings = facts;
   },
   tick: ({ streams }, clock) => {
