@@ -112,7 +112,7 @@ def _notes(
         window += f"; shown: frame {frame.index}"
     return [
         *([] if frame is not None else [("No frame came, so this is the heatmap alone", _TEXT_PX, _WARNING)]),
-        *([] if frame is not None else [("(edge-infer --frames 10 publishes frames).", _TEXT_PX, _WARNING)]),
+        *([] if frame is not None else [("(edge-infer --frames 30 publishes frames).", _TEXT_PX, _WARNING)]),
         (_place(evidence), _TEXT_PX, _FAINT),
         (window, _TEXT_PX, _FAINT),
         (f"source: {source or 'not known'}", _TEXT_PX, _FAINT),
@@ -125,7 +125,8 @@ def _place(evidence: Evidence | None) -> str:
     if evidence is None:
         return "no evidence in this window, no heatmap"
     x, y = evidence.peak_px
-    return f"heatmap: frame {evidence.frame_index}, {evidence.num_frames_back} before the newest; peak at x {x}, y {y}"
+    peak = f"peak at x {x}, y {y}" if evidence.map_hw.any() else "no evidence in it"
+    return f"heatmap: frame {evidence.frame_index}, {evidence.num_frames_back} before the newest; {peak}"
 
 
 def _compose(image: RgbImage, above: list[Line], below: list[Line]) -> Image.Image:

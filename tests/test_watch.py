@@ -23,7 +23,8 @@ from small_publisher import DEADLINE_MS, ENGINE, ROI, SmallPublisher, heatmap
 
 from edge.client import Subscriber
 from edge.commandline import NOTICE
-from edge.picture import overlay
+from edge.evidence import Evidence
+from edge.picture import _place, overlay
 from edge.prediction import State
 from edge.watch_state import WatchState
 from edge.watch_view import render
@@ -373,6 +374,14 @@ def test_snapshot_draws_no_frame_with_the_heat_of_another(
     with Image.open(path) as image:
         picture = np.asarray(image).astype(int)
     assert bool((np.ptp(picture[: picture.shape[0] - 220], axis=2) > 60).any()) is has_heat
+
+
+def test_snapshot_of_a_frame_without_evidence_names_no_peak() -> None:
+    place = _place(Evidence(np.zeros((7, 7), np.float32), (0, 0, 70, 70), 12, 3, (5, 5)))
+    assert "frame 3, 12 before the newest" in place
+    assert "no evidence in it" in place
+    assert "peak" not in place
+    assert "peak at x 5, y 5" in _place(Evidence(np.ones((7, 7), np.float32), (0, 0, 70, 70), 12, 3, (5, 5)))
 
 
 def test_snapshot_without_frames_draws_the_heatmap_alone(publisher: SmallPublisher, tmp_path: Path) -> None:
