@@ -97,7 +97,7 @@ def _parse() -> Options:
     add("--timeout", metavar="S", type=float, help="give up, with exit code 3, after S seconds without a message")
     add("--curve", metavar="DIR", type=Path, help="keys from edge-keygen, for a daemon that asks for them")
     add(
-        "--snapshot", metavar="PNG", type=Path, help="at the end draw the strongest prediction (edge-infer --frames 10)"
+        "--snapshot", metavar="PNG", type=Path, help="at the end draw the strongest prediction (edge-infer --frames 30)"
     )
     add("--overlay", metavar="MP4", type=Path, help="write each frame with its heatmap (edge-infer --frames 30)")
     return Options(**vars(parser.parse_args()))
