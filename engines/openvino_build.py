@@ -28,7 +28,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
 
     Raises:
         BackendError: OpenVINO or, for INT8, NNCF is not installed; the device or its arithmetic is not there.
-        EngineError: OpenVINO cannot read the network.
+        EngineError: OpenVINO cannot read or run the network.
     """
     openvino = import_openvino()
     core = shared_core()
@@ -52,7 +52,12 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     if device == DEFAULT_DEVICE:
         progress("timing", 0.0)
         properties = latency_properties(precision, capabilities)
-        gain = measure_gain(core, device, lambda: core.read_model(folder / f"{name}.xml"), properties)
+        try:
+            gain = measure_gain(core, device, lambda: core.read_model(folder / f"{name}.xml"), properties)
+        except RuntimeError as exc:
+            raise EngineError(
+                f"OpenVINO cannot run {path} in {precision} on {device}: {last_line(exc)}; choose another precision"
+            ) from exc
         if gain is not None:
             chosen |= {"is_stem_cut": gain > 1, "stem_cut_gain": round(gain, 3)}
     return Built(

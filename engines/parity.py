@@ -104,7 +104,7 @@ def measure_parity(engine: Engine, bundle: Bundle) -> ParityResult:
         _log.warning(
             "%s holds no two different clips, which proves little of an engine; export the bundle again from a "
             "manifest with several videos",
-            bundle.path / bundle.file("reference").name,
+            (bundle.path / bundle.file("reference").name).resolve(),
         )
     peak = float(np.abs(reference.heatmaps).max()) or 1.0
     return ParityResult(

@@ -88,6 +88,20 @@ def test_build_cuts_the_stem_off_where_that_was_measured_faster(
     assert build["options"] == {"is_stem_cut": is_cut, "stem_cut_gain": gain}
 
 
+def test_build_that_cannot_be_run_for_timing_is_refused_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _state(folder)
+
+    def fail(*_: object) -> float:
+        raise RuntimeError("Exception from src/core.cpp:1:\nno kernel for this layer\n")
+
+    monkeypatch.setattr(openvino_build, "measure_gain", fail)
+    with pytest.raises(EngineError, match=r"cannot run .* on CPU: no kernel for this layer; "):
+        _build(folder, "fp32")
+    assert _state(folder) == before
+
+
 def test_build_again_replaces_the_files_and_keeps_all_else(folder: Path) -> None:
     _build(folder, "fp32")
     first = json.loads((folder / "manifest.json").read_text())
