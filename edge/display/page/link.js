@@ -30,9 +30,9 @@ export class Link {
       this.lastMs = performance.now();
       const { sentMs, messages } = unpack(event.data);
       clock.note(sentMs);
-      for (const message of messages) this.onMessage(message, clock);
       // confirmed when it is drawn: the server sends no more than this browser can show
       requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
+      for (const message of messages) this.onMessage(message, clock);
     };
     // the settings come first, and never in another form: a page of another release must be able to read them
     socket.onmessage = (event) => {
