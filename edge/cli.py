@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+_OPENING_LIMIT_S = 1.6
+"""How long after a signal the files may still be opened before there is something to stop."""
+
 
 class _Stopper:
     """Turns SIGINT and SIGTERM into the daemon's stop, also when they come before there is anything to stop."""
@@ -16,16 +19,26 @@ class _Stopper:
         self._reason: str | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        signal.signal(signal.SIGALRM, self._give_up)
 
     def attach(self, stop: Callable[[str], None]) -> None:
         self._stop = stop
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if self._reason is not None:
             stop(self._reason)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        is_first = self._reason is None
         self._reason = f"stopped by {signal.Signals(number).name}"
         if self._stop is not None:
             self._stop(self._reason)
+        elif is_first:
+            signal.setitimer(signal.ITIMER_REAL, _OPENING_LIMIT_S)
+
+    def _give_up(self, _number: int, _frame: FrameType | None) -> None:
+        """End what waits for a file that never comes, say a pipe that nobody writes: Python would wait on."""
+        os.write(2, f"ended: {self._reason}\n".encode())  # print() must not be entered a second time
+        os._exit(0)
 
 
 def main() -> int:

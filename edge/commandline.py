@@ -62,7 +62,13 @@ def run_command(main: Callable[[], int]) -> int:
 
 def print_line(kind: str, text: str) -> None:
     """Print `kind: text` to stderr as one line, whatever the text holds."""
-    print(f"{kind}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"{kind}: {_one_line(text)}", file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """Return the text without line breaks and with control characters escaped: names of files may hold any."""
+    words = " ".join(text.split())
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in words)
 
 
 class LineHandler(logging.Handler):
@@ -72,4 +78,4 @@ class LineHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             print_line("error" if record.levelno >= logging.ERROR else "warning", record.getMessage())
         else:
-            print(record.getMessage(), file=sys.stderr, flush=True)
+            print(_one_line(record.getMessage()), file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ from edge.tuning import parse_tuning
 from engines import BACKENDS
 
 _IMAGE = ImageThresholds()
+_MAX_TOML_BYTES = 2**20
 DEMO_BUNDLE = Path(str(importlib.resources.files("engines"))) / "demo"
 
 
@@ -256,8 +257,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+        with path.open("rb") as file:
+            content = file.read(_MAX_TOML_BYTES + 1)
+        if len(content) > _MAX_TOML_BYTES:
+            raise ValueError(f"it is larger than {_MAX_TOML_BYTES // 2**20} MiB")
+        values = tomllib.loads(content.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConfigError(f"--config {path} cannot be read ({_reason(exc)}); it must be a TOML file") from exc
     types = {field.name: _converter(str(field.type)) for field in dataclasses.fields(Config)}
     for key in values:

@@ -106,6 +106,8 @@ class Pipeline:
             threading.Thread(target=self._work, args=(self._inference_thread,), name="inference"),
             threading.Thread(target=self._work, args=(self._capture_thread,), name="capture"),
         ]
+        if self._stop_reason is not None:
+            threads = []  # stopped while all was opened: no engine is loaded for nothing
         if self._recorder is not None:
             self._publisher.taps.append(self._recorder.add_message)
         self._publisher.start(self._status_header, self._guard)

@@ -1,10 +1,12 @@
 """The bundle: a folder that holds one trained model and everything needed to run and check it."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ from engines.errors import BundleError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 REFERENCE_NAME = "reference.npz"
+_MAX_SIDE_PX = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class PreprocessSpec:
             raise ValueError(f"preprocess.channels is {self.channels}; 1 and 3 are allowed")
         if not all(0 < crop <= size for crop, size in zip(self.crop_hw, self.resize_hw, strict=True)):
             raise ValueError(f"preprocess.crop_hw {self.crop_hw} does not fit into resize_hw {self.resize_hw}")
+        if max(self.resize_hw) > _MAX_SIDE_PX:
+            raise ValueError(f"preprocess.resize_hw is {self.resize_hw}; {_MAX_SIDE_PX} a side are allowed")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -232,12 +237,21 @@ def _file_entry(file: BundleFile) -> dict[str, Any]:
 
 def sha256_of(path: Path) -> str:
     """Return the file's SHA-256 in hex."""
+    _require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _require_file(path: Path) -> None:
+    """Raise OSError for a pipe or a device, which might be read without end; a folder's error comes as it is opened."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
+        _require_file(path)
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST_NAME}; name a bundle's folder") from exc

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import sys
 import warnings
 from typing import Any
@@ -63,6 +64,7 @@ class TorchEngine(HostEngine):
         super().__init__(EngineSpec(bundle.name, file.sha256, "torch", "fp32", "cpu", bundle.clip_tchw, bundle.classes))
         self._torch = _import_torch()
         path = bundle.path / file.name
+        logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises as well
         try:
             # torch warns about deprecations inside itself
             with warnings.catch_warnings():

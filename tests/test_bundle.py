@@ -136,6 +136,13 @@ def test_bundle_folder_in_place_of_a_file_is_refused(folder: Path) -> None:
     assert "model.onnx cannot be read (Is a directory)" in _refusal(lambda: load_bundle(folder))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_bundle_device_or_pipe_in_place_of_a_file_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/null")  # a pipe goes the same way, but would hold up a test that fails
+    assert "not a regular file" in _refusal(lambda: load_bundle(folder))
+
+
 @pytest.mark.parametrize("place", ["", "nowhere", "model.onnx"])
 def test_bundle_folder_without_manifest_is_refused(folder: Path, place: str) -> None:
     (folder / "manifest.json").unlink()
@@ -181,6 +188,7 @@ BAD_VALUES: dict[str, Edit] = {
     "two channels": lambda m: m["preprocess"].update(channels=2),
     "crop beyond resize": lambda m: m["preprocess"].update(crop_hw=[300, 16]),
     "crop empty": lambda m: m["preprocess"].update(crop_hw=[0, 16]),
+    "resize too large": lambda m: m["preprocess"].update(resize_hw=[100_000, 100_000]),
     "resize of three": lambda m: m["preprocess"].update(resize_hw=[1, 2, 3]),
     "preprocess a list": lambda m: m.update(preprocess=[]),
     "training a number": lambda m: m.update(training=3),

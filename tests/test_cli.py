@@ -1,6 +1,7 @@
 """The whole daemon as a process, with real files and a real subscriber."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -194,6 +195,37 @@ def test_infer_signal_while_the_libraries_load_ends_it_quietly(trivial_bundle: P
     assert done.returncode == 0, done.stderr
     assert "stopped by SIGINT" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "warning:" not in done.stderr
+    assert "engine:" not in done.stderr
+
+
+def test_infer_signal_ends_the_wait_for_a_pipe_that_nobody_writes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "edge.toml")
+    program = (
+        "import os, signal, sys\n"
+        "import edge.cli, edge.config\n"
+        "read = edge.config.read_config\n"
+        "edge.config.read_config = lambda: (os.kill(os.getpid(), signal.SIGTERM), read())[1]\n"
+        "sys.exit(edge.cli.main())\n"
+    )
+    arguments = ["--source", "demo", "--config", str(tmp_path / "edge.toml")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0
+    assert done.stderr == "ended: stopped by SIGTERM\n"
+
+
+def test_infer_names_of_files_stay_on_their_line_and_escaped(video: Path, trivial_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a\nerror: b\x1b[31m \u8d85.mp4"
+    shutil.copy(video, path)
+    daemon = run_command(
+        *("--source", str(path), "--pace", "max", "--engine", str(trivial_bundle), "--publish", "tcp://127.0.0.1:*")
+    )
+    assert daemon.returncode == 0, daemon.stderr
+    assert "\nsource: a error: b\\x1b[31m \u8d85.mp4\n" in daemon.stderr
+    assert "\x1b" not in daemon.stderr
 
 
 def test_infer_frames_are_the_roi_alone(video: Path, trivial_bundle: Path) -> None:

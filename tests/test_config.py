@@ -169,6 +169,8 @@ def test_config_wrong_option_is_refused_by_name(arguments: list[str], said: str)
         ("frames = nan", "--frames is nan"),
         ("hop = ", "must be a TOML file"),
         ("hop = 1\nhop = 2", "must be a TOML file"),
+        pytest.param("roi = " + "[" * 100_000, "must be a TOML file", id="deep"),
+        pytest.param("#" * (2**20 + 1), "larger than 1 MiB", id="large"),
     ],
 )
 def test_config_wrong_toml_is_refused_by_key(toml: Path, content: str, said: str) -> None:

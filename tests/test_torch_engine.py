@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -115,12 +116,14 @@ def with_program(bundle, folder, content: bytes):
 
 
 @pytest.mark.parametrize("num_bytes_kept", [0, 1000, -1000])
-def test_damaged_program_is_refused_in_one_line(bundle, tmp_path, num_bytes_kept):
+def test_damaged_program_is_refused_in_one_line(bundle, tmp_path, num_bytes_kept, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("torch.export"), "handlers", [caplog.handler])
     content = (bundle.path / "model.pt2").read_bytes()[:num_bytes_kept]
     damaged = with_program(bundle, tmp_path / "damaged", content)
     with pytest.raises(EngineError, match=r"torch cannot load .*model\.pt2: .*export the bundle again") as caught:
         load_engine(damaged, "torch")
     assert "\n" not in str(caught.value)
+    assert caplog.text == ""
 
 
 def test_bundle_without_a_program_is_refused(bundle):
