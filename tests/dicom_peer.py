@@ -17,6 +17,7 @@ from edge.sources.base import Pause, Trouble
 from edge.sources.dicom_address import parse_address
 from edge.sources.dicom_listener import DicomListener
 from edge.sources.options import SourceOptions
+from tests.source_files import dataset, noise, write_dicom
 
 AET = "EDGE"
 DEADLINE_S = 30.0
@@ -243,3 +244,8 @@ def renamed(ds: Dataset, number: int) -> Dataset:
     """Give the object a UID of its own."""
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.4.{number}")
     return ds
+
+
+def small_cine(path: Path, number: int = 1, num_frames: int = 5) -> Path:
+    """Write a cine of 16 x 16 pixels of noise; each number is another object."""
+    return write_dicom(path, renamed(dataset(noise(num_frames, 16, 16, seed=number)), number))
