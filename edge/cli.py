@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -45,14 +44,14 @@ def main() -> int:
     """Run the command."""
     stopper = _Stopper()
     # imported only now: a signal that comes while the libraries load must not end in a traceback
-    from edge.commandline import run_command
+    from edge.commandline import ignore_signals, run_command
     from edge.config import read_config
     from edge.daemon import run_daemon
 
     exit_code = run_command(lambda: run_daemon(read_config(), stopper.attach))
+    ignore_signals()
     if any(thread.name in ("capture", "inference", "publish", "network") for thread in threading.enumerate()):
         # a library call that cannot be interrupted still runs; nothing of ours is left to save
-        sys.stderr.flush()
         os._exit(exit_code)
     return exit_code
 

@@ -1,18 +1,26 @@
 """What all commands share: an argument parser whose errors are one line, and the last stop of every expected error."""
 
 import argparse
+import contextlib
 import difflib
+import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from edge import __version__
 from edge.errors import ConfigError, EdgeError
 
 NOTICE = "Research software, not a medical device."
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+_NO_NUMBER = {"int": "is no whole number", "float": "is no number"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +36,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"{prog.split()[0]} {__version__}. {NOTICE}")
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}{self._hint(message)}; see {self.prog} --help")
+        said = re.sub(r"invalid (int|float) value: ('.*')", lambda match: f"{match[2]} {_NO_NUMBER[match[1]]}", message)
+        raise ConfigError(f"{said}{self._hint(message)}; see {self.prog} --help")
 
     def _hint(self, message: str) -> str:
         """Return what was probably meant by an option that is not known, or by a value that looks like one."""
@@ -45,24 +54,50 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], int]) -> int:
     """Run a command's body; an expected error becomes one line on stderr and its exit code.
 
-    A closed pipe (`edge-watch --json | head`) and Ctrl-C end quietly.
+    A closed pipe (`edge-watch --json | head`) and Ctrl-C end quietly; so does a full disk, with one line and code 1.
     """
     try:
         return main()
     except EdgeError as exc:
         print_line("error", str(exc))
         return exc.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         return 0
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit: give it somewhere to write
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as exc:
+        if exc.errno not in _DISK_TROUBLE:
+            raise
+        print_line("error", f"{exc.filename or 'the output'} cannot be written ({exc.strerror}); make room on its disk")
+        return 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush_or_drop(stream)
+
+
+def _flush_or_drop(stream: TextIO | None) -> None:
+    """Write what the stream holds; where it cannot, leave Python nothing to try again, and to fail of, at its end."""
+    if stream is None:  # closed by whoever started us
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM, as the last thing a command does: all is done, and its exit code is to tell so."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def print_line(kind: str, text: str) -> None:
     """Print `kind: text` to stderr as one line, whatever the text holds."""
-    print(f"{kind}: {_one_line(text)}", file=sys.stderr, flush=True)
+    log_line(f"{kind}: {_one_line(text)}")
+
+
+def log_line(line: str) -> None:
+    """Print to stderr. A log whose disk is full, or whose reader has gone, must not end what it tells of."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(text: str) -> str:
@@ -78,4 +113,4 @@ class LineHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             print_line("error" if record.levelno >= logging.ERROR else "warning", record.getMessage())
         else:
-            print(_one_line(record.getMessage()), file=sys.stderr, flush=True)
+            log_line(_one_line(record.getMessage()))

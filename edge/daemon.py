@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from edge import __version__
-from edge.commandline import NOTICE, LineHandler
+from edge.commandline import NOTICE, LineHandler, log_line
 from edge.config import Config
 from edge.meters import Meters
 from edge.pipeline import Pipeline
@@ -138,7 +138,7 @@ class _JsonHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         entry = {"time_s": record.created, "level": record.levelname.lower(), "message": record.getMessage()}
-        print(json.dumps(entry, ensure_ascii=False), file=sys.stderr, flush=True)
+        log_line(json.dumps(entry, ensure_ascii=False))
 
 
 def _set_up_logging(log_format: str) -> None:

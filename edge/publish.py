@@ -232,10 +232,20 @@ def bind(socket: zmq.Socket[bytes], address: str, option: str = "--publish") -> 
     except zmq.ZMQError as exc:
         if exc.errno in (errno.EINVAL, zmq.EPROTONOSUPPORT, zmq.ENOCOMPATPROTO):
             raise ConfigError(f"{option} {address!r} is no address; write tcp://HOST:PORT or ipc://PATH") from exc
-        reason = zmq.strerror(exc.errno or 0)
         raise BindError(
-            f"{address} cannot be bound ({reason}); end the program that holds it or choose another {option}"
+            f"{address} cannot be bound ({zmq.strerror(exc.errno or 0)}); {_mend(address, exc.errno)}, "
+            f"or choose another {option}"
         ) from exc
+
+
+def _mend(address: str, number: int | None) -> str:
+    if number == errno.EADDRINUSE:
+        return "end the program that holds it"
+    if number == errno.EACCES:
+        return "ask for write access to its folder" if address.startswith("ipc://") else "ports below 1024 are root's"
+    if number == errno.ENOENT and address.startswith("ipc://"):
+        return "make its folder first"
+    return "it must be an address of this host"
 
 
 def _is_served(address: str) -> bool:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from edge.client import DEFAULT_ADDRESS, Subscriber
-from edge.commandline import NOTICE, Parser, print_line, run_command
+from edge.commandline import NOTICE, Parser, ignore_signals, print_line, run_command
 from edge.errors import ConfigError, SourceError
 from edge.messages import AnyMessage, FrameMessage, PredictionMessage
 from edge.snapshot import Snapshot
@@ -74,7 +74,9 @@ class Options:
 
 def main() -> int:
     """Run the command."""
-    return run_command(lambda: _run(_parse()))
+    exit_code = run_command(lambda: _run(_parse()))
+    ignore_signals()
+    return exit_code
 
 
 def _parse() -> Options:

@@ -258,7 +258,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as exc:
         raise BundleError(f"{path} cannot be read ({exc}); export the bundle again") from exc
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:  # True == 1
         raise BundleError(
             f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}; update or export again"
         )

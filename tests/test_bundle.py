@@ -155,7 +155,9 @@ def test_bundle_manifest_that_is_no_json_is_refused(folder: Path, content: bytes
     assert "manifest.json cannot be read" in _refusal(lambda: load_bundle(folder))
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "null", "{}", '{"schema_version": 2}', '{"schema_version": "1"}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "3", "null", "{}", *(f'{{"schema_version": {value}}}' for value in ("2", '"1"', "true", "1.0"))]
+)
 def test_bundle_manifest_of_unknown_schema_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content, encoding="utf-8")
     text = _refusal(lambda: load_bundle(folder))

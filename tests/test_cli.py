@@ -217,6 +217,29 @@ def test_infer_signal_ends_the_wait_for_a_pipe_that_nobody_writes(tmp_path: Path
     assert done.stderr == "ended: stopped by SIGTERM\n"
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_infer_log_on_a_full_disk_does_not_end_it(
+    video: Path, trivial_bundle: Path, tmp_path: Path, log_format: str
+) -> None:
+    status = tmp_path / "status.json"
+    command = [
+        sys.executable,
+        "-m",
+        "edge.cli",
+        "--source",
+        str(video),
+        "--engine",
+        str(trivial_bundle),
+        "--pace",
+        "max",
+    ]
+    options = ["--publish", "tcp://127.0.0.1:*", "--log-format", log_format, "--status-file", str(status)]
+    with Path("/dev/full").open("w") as full_disk:
+        done = subprocess.run([*command, *options], stderr=full_disk, timeout=60, check=False)
+    assert done.returncode == 0
+    assert json.loads(status.read_text(encoding="utf-8"))["counters"]["published"] == 25
+
+
 def test_infer_names_of_files_stay_on_their_line_and_escaped(video: Path, trivial_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "a\nerror: b\x1b[31m \u8d85.mp4"
     shutil.copy(video, path)

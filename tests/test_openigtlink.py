@@ -108,6 +108,16 @@ def test_igtl_colour_and_other_devices_and_messages() -> None:
         assert number_of(frame.pixels) == 1
 
 
+def test_igtl_without_a_device_takes_the_first_that_can_be_shown() -> None:
+    def messages() -> Iterator[bytes]:
+        yield bytes(ImageMessage(np.zeros((1, 4, 6), np.int16), device_name="Volume").pack())
+        yield from endless()
+
+    with serving(messages) as server:
+        frames = frames_of(items_of(open_source(f"igtl://127.0.0.1:{server.port}"), has_frames(2)))
+    assert number_of(frames[0].pixels) == 0
+
+
 def test_igtl_newest_of_many_is_taken_and_the_others_are_counted() -> None:
     burst = b"".join(image(number) for number in range(3))
     with serving(lambda: iter([burst])) as server:

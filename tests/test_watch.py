@@ -116,6 +116,20 @@ def test_json_count_ends_after_that_many_predictions(publisher: SmallPublisher) 
     assert process.returncode == 0
 
 
+def test_json_on_a_full_disk_ends_with_one_line(publisher: SmallPublisher) -> None:
+    with Path("/dev/full").open("w") as full_disk, _watching(publisher, "--json", stdout=full_disk) as process:
+        publisher.send_prediction()
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert err == "error: the output cannot be written (No space left on device); make room on its disk\n"
+
+
+def test_count_that_is_no_number_is_one_line() -> None:
+    done = _run("--count", "many")
+    assert done.returncode == 2
+    assert done.stderr == "error: argument --count: 'many' is no whole number; see edge-watch --help\n"
+
+
 def test_json_count_not_reached_when_the_daemon_ends_is_an_error(publisher: SmallPublisher) -> None:
     with _watching(publisher, "--json", "--count", "3") as process:
         publisher.send_prediction()

@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 from edge.client import DEFAULT_ADDRESS
-from edge.commandline import LineHandler, Parser, run_command
+from edge.commandline import LineHandler, Parser, ignore_signals, run_command
 from edge.curve import check_form
 from edge.display.security import is_loopback, read_token
 from edge.display.server import make_app, serve
@@ -63,7 +63,9 @@ class Options:
 
 def main() -> int:
     """Run the command."""
-    return run_command(lambda: _run(_parse()))
+    exit_code = run_command(lambda: _run(_parse()))
+    ignore_signals()
+    return exit_code
 
 
 def _parse() -> Options:

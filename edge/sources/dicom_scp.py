@@ -58,6 +58,8 @@ class StorageScp:
         """
         self._max_associations = address.max_associations
         self._report = report
+        self._checking = threading.Lock()
+        """One object at a time: a deflated one may need half a gigabyte to look at."""
         ae = _entity(address, options)
         tls = tls_context(options)
         try:
@@ -114,7 +116,9 @@ class StorageScp:
         try:
             if sink.refusal is not None or sink.incoming is None:
                 raise sink.refusal or SpoolFullError("it could not be written")
-            _check(sink.incoming.finish())
+            path = sink.incoming.finish()
+            with self._checking:
+                _check(path)
             sink.incoming.commit()
         except SpoolFullError as exc:
             self._report("refused_objects", f"an object of {_peer(event)} was refused: {exc}")

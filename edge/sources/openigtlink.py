@@ -37,7 +37,7 @@ class IgtlAddress:
     host: str
     port: int
     device: str
-    """Empty: the first one that sends an image."""
+    """Empty: the first one that sends an image that can be shown."""
 
     @property
     def name(self) -> str:
@@ -114,18 +114,15 @@ class IgtlConnection:
         image, num_images, bad = None, 0, []
         while (message := self._next()) is not None:
             header, body = message
-            if header["message_type"] != "IMAGE" or not self._is_wanted(header["device_name"]):
+            if header["message_type"] != "IMAGE" or self._device not in ("", header["device_name"]):
                 continue
             try:
                 image = _pixels(header, body)
+                self._device = header["device_name"]
                 num_images += 1
             except _UNPACK_ERRORS as exc:
                 bad.append(str(exc))
         return Received(image, t_ns, max(0, num_images - 1), tuple(bad))
-
-    def _is_wanted(self, device: str) -> bool:
-        self._device = self._device or device
-        return device == self._device
 
     def _next(self) -> tuple[dict[str, Any], bytes] | None:
         """Take the next whole message from the buffer, if it is all there."""
