@@ -1,6 +1,7 @@
 """The watched folder: each file is played once, whole, and also after a restart."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -174,6 +175,39 @@ def test_watched_folder_never_tries_again_what_the_capture_died_of(
         assert isinstance(next(dying), Frame)
     assert "not tried again" in _only_trouble(player)
     assert WatchedQueue(folder, Ledger(tmp_path / "ledger")).take(0) is None
+
+
+def test_watched_folder_whose_drive_comes_late_knows_what_the_process_died_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_folder, "STABLE_S", 0.0)
+    path = small_cine(folder / "a.dcm")
+    for _ in range(3):
+        queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
+        assert queue.take(0) == path
+        assert queue.begin(path) is not None
+    folder.rename(folder.parent / "drive")
+    folder.mkdir()
+    assert WatchedQueue(folder, Ledger(tmp_path / "ledger")).take(0) is None
+    folder.rmdir()
+    (folder.parent / "drive").rename(folder)
+    player = ObjectPlayer(WatchedQueue(folder, Ledger(tmp_path / "ledger")), _no_opener, is_realtime=False)
+    assert "ended the process too often" in _only_trouble(player)
+
+
+def test_watched_folder_plays_a_file_in_the_place_of_one_that_the_capture_died_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_folder, "STABLE_S", 0.0)
+    small_cine(folder / "a.dcm", 1)
+    queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
+    player = ObjectPlayer(queue, lambda path: open_source(str(path)), is_realtime=False)  # type: ignore[arg-type, return-value]
+    with contextlib.closing(player.frames()) as dying:  # type: ignore[type-var]
+        assert isinstance(next(dying), Frame)
+    small_cine(tmp_path / "other.dcm", 2, num_frames=3).replace(folder / "a.dcm")
+    frames = list(itertools.takewhile(lambda item: isinstance(item, Frame), player.frames()))
+    player.close()
+    assert len(frames) == 3
 
 
 def _only_trouble(player: ObjectPlayer) -> str:

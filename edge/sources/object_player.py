@@ -65,8 +65,8 @@ class ObjectPlayer:
         self._troubles: collections.deque[Trouble] = collections.deque(maxlen=_MAX_TROUBLES)
         self._index = 0
         self._t_next_ns = 0
-        self._broken_off: Path | None = None
-        """The object in whose middle `frames` ended last: if it is called again, whoever took its frames died."""
+        self._broken_off: tuple[Path, int, int] | None = None
+        """The object in whose middle `frames` ended last, as it was: if it is called again, whoever took them died."""
 
     def report(self, trouble: Trouble) -> None:
         """Have something told with the stream. From any thread."""
@@ -91,7 +91,7 @@ class ObjectPlayer:
             yield self._troubles.popleft()
 
     def _play(self, path: Path) -> Iterator[LiveItem]:
-        if path == self._broken_off:
+        if self._broken_off is not None and _state(path) == self._broken_off:
             yield self._rejected("the capture died of an object; it is put away and not tried again")
             return
         begun = self._begin(path)
@@ -110,8 +110,8 @@ class ObjectPlayer:
             yield self._rejected(f"an object cannot be played and is skipped: {exc}")
         finally:
             if is_open:
-                self._broken_off = path
                 self._queue.put_back()
+                self._broken_off = _state(path)
 
     def _begin(self, path: Path) -> Path | None:
         try:
@@ -156,6 +156,15 @@ class ObjectPlayer:
         while (wait_s := clock.wait_s(frame)) > 0 and not self._closed.wait(min(wait_s, _WAIT_S)):
             if wait_s > _WAIT_S:
                 yield Pause("")
+
+
+def _state(path: Path) -> tuple[Path, int, int] | None:
+    """Return what changes where another file takes the place of this one; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return path, about.st_size, about.st_mtime_ns
 
 
 class _Clock:

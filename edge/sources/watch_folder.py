@@ -80,10 +80,11 @@ class Ledger:
         Args:
             keys: Of the files that are there.
         """
-        gone = self._played - keys
+        gone = (self._played | self._num_tries.keys()) - keys
         if len(gone) > MAX_GONE:
             self._played -= gone
-        self._num_tries = {key: number for key, number in self._num_tries.items() if number and key in keys}
+            self._num_tries = {key: number for key, number in self._num_tries.items() if key in keys}
+        self._num_tries = {key: number for key, number in self._num_tries.items() if number}
         lines = [f"played {key}\n" for key in sorted(self._played)]
         lines += [f"begun {key}\n" * number for key, number in self._num_tries.items()]
         temporary = self._path.with_suffix(".tmp")
