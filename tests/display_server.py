@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -54,21 +55,23 @@ class Browser:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, settings: dict[str, Any]) -> None:
         self.socket = socket
         self.settings = settings
+        self.sent_ms = self.ahead_ms = math.nan
+        """Of the last bundle: when it was sent, and what the server last heard of this side's clock."""
 
     async def bundle(self) -> Bundle:
         """Return the next bundle; it is not confirmed."""
         packed = await self.socket.receive_bytes(timeout=DEADLINE_S)
-        assert struct.unpack_from("<d", packed)[0] > 0
+        self.sent_ms, self.ahead_ms = struct.unpack_from("<dd", packed)
         messages: Bundle = []
-        offset = 8
+        offset = 16
         while offset < len(packed):
             start = offset + 4
             offset = start + int.from_bytes(packed[offset:start], "little")
             messages.append(decode(packed[start:offset]))
         return messages
 
-    async def confirm(self) -> None:
-        await self.socket.send_str("drawn")
+    async def confirm(self, page_ms: str = "0") -> None:
+        await self.socket.send_str(page_ms)
 
     async def until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], list[bytes]]:
         """Read and confirm until a message of this kind comes, and return it."""

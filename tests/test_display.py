@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import re
 import signal
 import socket
@@ -278,6 +279,21 @@ def test_browser_gets_the_picture_with_the_map_of_that_very_frame(
     assert [int(values.max()) > 200 for values in maps] == [False, True]
     row, column = np.unravel_index(maps[1].argmax(), maps[1].shape)
     assert (row // 8, column // 8) == (2, 5)
+
+
+def test_browser_is_told_how_far_its_clock_is_ahead(lone_server: DisplayServer) -> None:
+    async def watch() -> list[tuple[float, float]]:
+        async with browsing(lone_server) as browser:
+            told = []
+            for page_ms in ("nonsense", *["1000"] * 10):
+                await browser.bundle()
+                told.append((browser.sent_ms, browser.ahead_ms))
+                await browser.confirm(page_ms)
+            return told
+
+    told = asyncio.run(watch())
+    assert math.isnan(told[0][1])
+    assert told[-1][1] == pytest.approx(1000 - told[-1][0], abs=2000)
 
 
 def test_slow_browser_gets_the_newest_alone_and_delays_no_other(

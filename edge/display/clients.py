@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import math
 import struct
 import time
 
@@ -12,15 +13,24 @@ _MAX_UNDERWAY = 2
 """Bundles that a browser has not yet confirmed: more would wait in the network and be old when they come."""
 
 
-def pack(bundle: list[bytes]) -> bytes:
-    """Return one message of several: the time now in ms as a float64, and for each its length (4 bytes) and itself.
+def pack(bundle: list[bytes], ahead_ms: float) -> bytes:
+    """Return one message of several, by whose first two numbers the page tells how old it is, however long under way.
 
-    All numbers are little-endian. By the time the page tells how old a bundle is that was long under way.
+    The time now and `ahead_ms`, both in ms as a float64, and for each message its length (4 bytes) and itself. All
+    numbers are little-endian.
+
+    Args:
+        bundle: The messages.
+        ahead_ms: The page's clock less ours when it last confirmed a bundle; NaN before.
     """
-    parts = [struct.pack("<d", time.monotonic_ns() / 1e6)]
+    parts = [struct.pack("<dd", _now_ms(), ahead_ms)]
     for message in bundle:
         parts += (len(message).to_bytes(4, "little"), message)
     return b"".join(parts)
+
+
+def _now_ms() -> float:
+    return time.monotonic_ns() / 1e6
 
 
 class Clients:
@@ -45,8 +55,8 @@ class Clients:
         self._clients.add(client)
         sender = asyncio.create_task(client.send_all())
         try:
-            async for _confirmation in socket:
-                client.confirm()
+            async for confirmation in socket:
+                client.confirm(confirmation.data)
         finally:
             self._clients.discard(client)
             sender.cancel()
@@ -66,6 +76,7 @@ class _Client:
         self._socket, self._first = socket, first
         self._slots: collections.OrderedDict[str, collections.deque[bytes]] = collections.OrderedDict()
         self._num_underway = 0
+        self._ahead_ms = math.nan
         self._changed = asyncio.Event()
 
     def put(self, slot: str, message: bytes, depth: int) -> None:
@@ -74,8 +85,10 @@ class _Client:
         waiting.append(message)
         self._changed.set()
 
-    def confirm(self) -> None:
-        """Note that the browser has drawn what it got."""
+    def confirm(self, page_ms: object) -> None:
+        """Note that the browser has drawn what it got, and what its clock said then."""
+        with contextlib.suppress(ValueError, TypeError):  # whoever else it is, it gets what is waiting
+            self._ahead_ms = float(page_ms) - _now_ms()  # type: ignore[arg-type]
         self._num_underway = max(0, self._num_underway - 1)
         self._changed.set()
 
@@ -90,7 +103,7 @@ class _Client:
             bundle = [message for waiting in self._slots.values() for message in waiting]
             self._slots.clear()
             self._num_underway += 1
-            await self._socket.send_bytes(pack(bundle))
+            await self._socket.send_bytes(pack(bundle, self._ahead_ms))
 
     async def close(self) -> None:
         await self._socket.close(code=1001, message=b"the display server ends")

@@ -28,10 +28,12 @@ export class Link {
     this.socket = socket;
     const onBundle = (event) => {
       this.lastMs = performance.now();
-      const { sentMs, messages } = unpack(event.data);
-      clock.note(sentMs);
-      // confirmed when it is drawn: the server sends no more than this browser can show
-      requestAnimationFrame(() => socket.readyState === WebSocket.OPEN && socket.send("drawn"));
+      const { sentMs, aheadMs, messages } = unpack(event.data);
+      clock.note(sentMs, aheadMs);
+      // confirmed when it is drawn: the server sends no more than this browser can show; a hidden page, which draws
+      // nothing, lets the timers that browsers slow down for it say that it lives
+      const later = document.hidden ? setTimeout : requestAnimationFrame;
+      later(() => socket.readyState === WebSocket.OPEN && socket.send(`${performance.now()}`));
       for (const message of messages) this.onMessage(message, clock);
     };
     // the settings come first, and never in another form: a page of another release must be able to read them
@@ -75,16 +77,19 @@ async function probe() {
   }
 }
 
-/** A bundle: when it was sent (float64, ms), and of each message its length (4 bytes) and itself; little-endian. */
+/**
+ * A bundle: when it was sent, this page's clock less the server's as last heard (float64, ms), and of each message its
+ * length (4 bytes) and itself; little-endian.
+ */
 function unpack(buffer) {
   const view = new DataView(buffer);
   const messages = [];
-  for (let offset = 8; offset < buffer.byteLength; ) {
+  for (let offset = 16; offset < buffer.byteLength; ) {
     const length = view.getUint32(offset, true);
     messages.push(decode(new Uint8Array(buffer, offset + 4, length)));
     offset += 4 + length;
   }
-  return { sentMs: view.getFloat64(0, true), messages };
+  return { sentMs: view.getFloat64(0, true), aheadMs: view.getFloat64(8, true), messages };
 }
 
 /** A message: length of the JSON (4 bytes, little-endian), the JSON, blobs whose sizes it tells. */
