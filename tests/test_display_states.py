@@ -108,6 +108,20 @@ def test_page_tells_a_dead_display_server_and_goes_on_with_its_successor(
     visit.page.close()
 
 
+def test_page_that_is_hidden_keeps_its_connection(browser: Browser) -> None:
+    with serving("--connect", "tcp://127.0.0.1:9") as server:
+        page = browser.new_page()
+        # as browsers do with a page that nobody sees
+        page.add_init_script(
+            "Object.defineProperty(document, 'hidden', {get: () => true}); window.requestAnimationFrame = () => 0;"
+        )
+        with page.expect_websocket() as opened:
+            page.goto(server.url)
+        for _ in range(6):  # the server sends no more than two that are not confirmed
+            opened.value.wait_for_event("framereceived", timeout=DEADLINE_MS)
+        page.close()
+
+
 def test_page_is_loaded_anew_once_its_server_was_upgraded(browser: Browser, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "edge", tmp_path / "edge")
     (tmp_path / "engines").symlink_to(ROOT / "engines")
