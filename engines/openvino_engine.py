@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class OpenVinoEngine(HostEngine):
         capabilities = check_device(core, device, precision)
         path = bundle.path / file.name
         try:
-            model = core.read_model(path)
+            model = read_network(path)
             model.reshape([1, *bundle.clip_tchw])
             if file.kind != KIND:
                 fold_constants(model)
@@ -235,6 +236,21 @@ def shared_core() -> Any:
         BackendError: OpenVINO is not installed.
     """
     return import_openvino().Core()
+
+
+def read_network(path: Path) -> Any:
+    """Read an ONNX file, or one that edge-build wrote.
+
+    Raises:
+        RuntimeError: It is none.
+    """
+    if path.suffix != ".onnx":
+        return shared_core().read_model(path)
+    from openvino.frontend import FrontEndManager
+
+    # `read_model` would try the readers of all formats on a damaged file, and each complains on stderr
+    reader = FrontEndManager().load_by_framework("onnx")
+    return reader.convert(reader.load(str(path)))
 
 
 def check_device(core: Any, device: str, precision: str) -> list[str]:

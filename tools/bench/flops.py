@@ -1,16 +1,15 @@
 """Counts a network's arithmetic from its graph."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from engines import Bundle
-from engines.openvino_engine import shared_core
+from engines.openvino_engine import read_network
 
 
 def count_gflop(bundle: Bundle) -> float:
     """Return the GFLOP of one window: convolutions and matrix multiplications, a multiply-add as two."""
-    model = shared_core().read_model(Path(bundle.path) / bundle.file("onnx", "fp32").name)
+    model = read_network(bundle.path / bundle.file("onnx", "fp32").name)
     model.reshape([1, *bundle.clip_tchw])
     return sum(count_operation(operation) for operation in model.get_ops()) / 1e9
 
