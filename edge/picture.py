@@ -53,7 +53,7 @@ def overlay(image: RgbImage, map_hw: npt.NDArray[np.float32], rect: Rect) -> Rgb
         A new image; unchanged where the heatmap is 0, or outside `rect`.
     """
     x, y, width, height = rect
-    heat = np.clip(cv2.resize(map_hw, (width, height), interpolation=cv2.INTER_LINEAR), 0.0, 1.0)
+    heat = np.clip(cv2.resize(map_hw, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
     left, top = max(0, x), max(0, y)
     right, bottom = min(image.shape[1], x + width), min(image.shape[0], y + height)
     result = image.copy()
