@@ -20,7 +20,7 @@ test: lint types .venv/.peers ## Lint, types and the tests.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not tensorrt"
 
 test-v4l2: .venv/.tested ## The tests on a real /dev/video0 in a virtual machine: 4 minutes, as root on Debian 12, nothing beside it.
-	$(BIN)/python -m pytest -m v4l2
+	$(BIN)/python -m pytest tests/test_v4l2.py
 
 test-all: lint types .venv/.peers ## The same with the slow tests.
 	$(BIN)/python -m pytest
