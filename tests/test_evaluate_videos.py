@@ -130,6 +130,21 @@ def test_evaluate_bundle_gives_the_probabilities_of_the_daemon(phantoms: Path, b
     assert ours[video.id] == pytest.approx(pooled, abs=1e-6)
 
 
+def test_evaluate_manifest_with_other_predictions_writes_the_models_own(
+    phantoms: Path, bundle: Path, by_bundle: Path, cache: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {**row, "id": f"case {n}", "probability": 0.123, "threshold": 0.9} for n, row in enumerate(rows_of(phantoms))
+    ]
+    manifest = phantoms.with_name("with-predictions.csv")
+    with manifest.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    evaluate(bundle, manifest, tmp_path / "out", cache)
+    assert rows_of(tmp_path / "out" / "predictions.csv") == rows_of(by_bundle / "predictions.csv")
+
+
 def test_evaluate_run_agrees_with_its_bundle_and_leaves_out_what_it_has_seen(
     phantoms: Path, run: Run, by_bundle: Path, cache: Path, tmp_path: Path
 ) -> None:
