@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.commandline import print_line
 from engines import PreprocessSpec
 from trainer.errors import RunError
 from trainer.files import write_atomic, write_json
@@ -213,6 +214,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no JSON object; train again")
     return content
+
+
+def warn_of_unfinished(run: Run) -> None:
+    """Say of a run whose training goes on, or was interrupted, what its weights and threshold are."""
+    if run.state == TRAINING:
+        print_line(
+            "warning",
+            f"the training of {run.path} did not finish: these are the best weights so far, at a threshold of "
+            f"{run.threshold:g} and a temperature of {run.temperature:g} that nobody chose; the same command with "
+            "--resume goes on",
+        )
 
 
 def describe_result(run: Run) -> str:
