@@ -244,6 +244,8 @@ def test_curves_of_missing_values_and_of_one_epoch_are_drawn(tmp_path: Path) -> 
     figure = draw_history("run", [1.0], {"training": [0.5], "validation": [float("nan")]}, {})
     lines = figure.axes[0].get_lines()
     assert [len(line.get_xdata()) for line in lines] == [1, 0]
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
     save_png(figure, tmp_path / "history.png")
 
 
