@@ -201,9 +201,17 @@ def _parse(folder: Path, content: dict[str, Any]) -> Run:
         clip, classes = content.pop("clip"), tuple(content.pop("classes"))
         known = {field.name for field in dataclasses.fields(Run)}
         rest = {key: value for key, value in content.items() if key in known}
+        for name in {"threshold", "temperature"} & rest.keys():  # what people change by hand
+            rest[name] = _json_number(name, rest[name])
         return Run(path=folder, preprocess=preprocess, classes=classes, **clip, **rest)
     except (KeyError, TypeError, ValueError) as exc:
         raise RunError(f"{folder / RUN_NAME} cannot be read ({type(exc).__name__}: {exc}); train again") from exc
+
+
+def _json_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, not a number")
+    return float(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
