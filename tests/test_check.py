@@ -295,6 +295,19 @@ def test_check_fold_without_a_class_is_named(tmp_path: Path, sweeps: Path, cache
     )
 
 
+def test_check_keyframes_and_masks_of_another_video_are_named(tmp_path: Path, sweeps: Path, cache: Path) -> None:
+    width, height = SIZE_WH
+    for name, num_frames in (("good.npz", NUM_FRAMES), ("long.npz", NUM_FRAMES + 1)):
+        np.savez_compressed(tmp_path / name, masks=np.zeros((num_frames, height, width), bool))
+    masks = ["good.npz", "long.npz", "gone.npz", *[""] * 5]
+    keyframes = ["", "", "", NUM_FRAMES - 1, NUM_FRAMES, "", "", ""]
+    report, _ = _check(tmp_path, _rows(sweeps, mask=masks, keyframe=keyframes), cache)
+    long, gone, keyframe = report.remarks
+    assert f"{tmp_path / 'long.npz'} has the shape (25, 120, 160); the video has 24 frames of 160x120 pixels" in long
+    assert f"mask {tmp_path / 'gone.npz'} is no .npz" in gone
+    assert keyframe.endswith("4.mp4: keyframe 24 is none of its 24 frames, which are counted from 0")
+
+
 def test_balance_counts_videos_patients_and_classes_by_part(tmp_path: Path, sweeps: Path, cache: Path) -> None:
     columns = {"split": ["train"] * 6 + ["test"] * 2, "site": list("AABBAABB")}
     patients = ["x", "x", "x", "y", "z", "z", "w", "w"]

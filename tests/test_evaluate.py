@@ -200,6 +200,16 @@ def test_evaluate_patient_with_videos_of_both_classes_is_no_patient_figure(tmp_p
 GOOD = "id,label,probability\na,0,0.1\nb,1,0.9\n"
 
 
+def test_evaluate_empty_rows_of_a_spreadsheet_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(f"{GOOD},,\n\n")
+    (tmp_path / "r.csv").write_text("reader,id,call\nA,a,0\n,,\n")
+    out = tmp_path / "out"
+    done = evaluate("--predictions", tmp_path / "p.csv", "--readers", tmp_path / "r.csv", "--out", out)
+    assert done.returncode == 0, done.stderr
+    metrics = read_metrics(out)
+    assert (metrics["n"], [reader["n"] for reader in metrics["readers"]]) == (2, [1])
+
+
 @pytest.mark.parametrize(
     ("predictions", "said"),
     [
@@ -212,6 +222,11 @@ GOOD = "id,label,probability\na,0,0.1\nb,1,0.9\n"
         ("id,label,probability\na,0,0.1\na,1,0.9\n", "line 3: id a stands in line 2 already"),
         ("id,label,probability\na,0\nb,1,0.9\n", "line 2 does not have 3 values"),
         ("id,label,label,probability\na,0,0,0.1\n", "has a column twice"),
+        ("id,label,probability\n,0,0.1\nb,1,0.9\n", "line 2 has no id; name it, or remove the line"),
+        (
+            "id;label;probability\na;0;0.1\n",
+            "its columns are id;label;probability, it needs id,label,probability, with commas",
+        ),
         ("id,label,probability\n", "has no rows"),
         ("", "has no column id, label, probability"),
         ("id,label,probability,patient_id\na,0,0.1,\nb,1,0.9,x\n", "lacks a patient_id in some rows"),
@@ -231,6 +246,7 @@ def test_evaluate_unusable_predictions_are_refused_by_one_line(tmp_path: Path, p
         ("reader,id,call\nA,c,1\n", "line 2: id 'c' is not in the predictions"),
         ("reader,id,call\nA,a,2\n", "line 2: call is '2'; 0 and 1 are allowed"),
         ("reader,id,answer\nA,a,1\n", "has no column call"),
+        ("reader,id,call\nA,a,1\n ,b,1\n", "line 3 has no reader; name it, or remove the line"),
         ("reader,id,call\nA,a,1\nA,a,0\n", "line 3: id a of reader A stands in line 2 already"),
         ("reader,id,call,score\nA,a,1,0.5\nA,b,1,\n", "line 3: score is ''; give reader A a number in every row"),
     ],

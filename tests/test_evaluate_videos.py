@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from trainer.evidence import Peak, covered_share, is_hit, summarise_hits
 from trainer.manifest import read_manifest
 from trainer.predict import window_logits
 from trainer.predictors import Card, RunPredictor
-from trainer.runs import FINISHED, WEIGHTS_NAME, Run, write_run, write_weights
+from trainer.report_facts import facts_of_training
+from trainer.runs import FINISHED, TRAINING, WEIGHTS_NAME, Run, write_run, write_weights
 from trainer.selection import select_videos
 from trainer.video import Video
 
@@ -130,6 +132,21 @@ def test_evaluate_bundle_gives_the_probabilities_of_the_daemon(phantoms: Path, b
     assert ours[video.id] == pytest.approx(pooled, abs=1e-6)
 
 
+def test_evaluate_manifest_with_other_predictions_writes_the_models_own(
+    phantoms: Path, bundle: Path, by_bundle: Path, cache: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {**row, "id": f"case {n}", "probability": 0.123, "threshold": 0.9} for n, row in enumerate(rows_of(phantoms))
+    ]
+    manifest = phantoms.with_name("with-predictions.csv")
+    with manifest.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    evaluate(bundle, manifest, tmp_path / "out", cache)
+    assert rows_of(tmp_path / "out" / "predictions.csv") == rows_of(by_bundle / "predictions.csv")
+
+
 def test_evaluate_run_agrees_with_its_bundle_and_leaves_out_what_it_has_seen(
     phantoms: Path, run: Run, by_bundle: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +159,22 @@ def test_evaluate_run_agrees_with_its_bundle_and_leaves_out_what_it_has_seen(
     assert (metrics["threshold"], metrics["n"]) == (run.threshold, 4)
     assert metrics["data"]["selection"] == "the videos that training and validation left out"
     assert (tmp_path / "training.csv").read_bytes() == (run.path / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_unfinished_training_is_told_by_whoever_uses_its_weights(
+    run: Run, phantoms: Path, cache: Path, tmp_path: Path, command: str
+) -> None:
+    half = dataclasses.replace(run, path=tmp_path / "half", state=TRAINING, threshold=0.5)
+    write_run(half)
+    shutil.copyfile(run.path / WEIGHTS_NAME, half.path / WEIGHTS_NAME)
+    more = (phantoms, "--cache", cache) if command == "evaluate" else ()
+    done = edge_train(command, half.path, *more, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"warning: the training of {half.path} did not finish: ")
+    if command == "evaluate":
+        facts, _ = facts_of_training(metrics_of(tmp_path / "out")["model"])
+        assert "training did not finish" in {fact.name: fact.value for fact in facts}["state"]
 
 
 def test_run_predictor_divides_the_logits_by_the_temperature(run: Run, phantoms: Path, cache: Path) -> None:

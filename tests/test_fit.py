@@ -28,7 +28,7 @@ from trainer.keeper import COLUMNS, best_row, is_exhausted
 from trainer.manifest import ManifestError
 from trainer.models import MODELS
 from trainer.module import parameter_groups, validation_metrics
-from trainer.plan import make_plan
+from trainer.plan import FitOptions, make_plan
 from trainer.profile import profile
 from trainer.recipe import Recipe
 from trainer.runs import (
@@ -274,6 +274,26 @@ def test_static_network_trains_on_single_frames(phantom_manifest: Path, tmp_path
     run = fit(dataclasses.replace(options, settings=(*settings, "epochs=1")))
     assert run.num_frames == 1
     assert load_run(run.path).network()(torch.rand(2, 1, 1, 32, 32)).shape == (2, 2)
+
+
+def test_cross_validation_of_another_number_of_folds_than_asked_for_says_so(
+    phantom_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader(phantom_manifest.read_text(encoding="utf-8").splitlines()))
+    manifest = phantom_manifest.with_name("two-folds.csv")
+    lines = [f"{row['path']},{row['label']},{row['patient_id']},{place // 4}" for place, row in enumerate(rows)]
+    manifest.write_text("\n".join(["path,label,patient_id,fold", *lines]), encoding="utf-8")
+    began = []
+
+    def begin(options: FitOptions) -> None:
+        began.append(options.fold)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.crossval.fit", begin)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(fit_options(manifest, tmp_path / "folds", num_folds=5))
+    assert began == [0]
+    assert capsys.readouterr().out.startswith(f"the 2 folds of {manifest}'s fold column are taken, not 5\n")
 
 
 def test_cross_validation_is_one_fit_a_fold_and_names_the_best(phantom_manifest: Path, tmp_path: Path) -> None:

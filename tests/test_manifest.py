@@ -36,6 +36,13 @@ def test_manifest_all_columns_are_read(tmp_path: Path) -> None:
     assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_manifest_columns_of_a_table_of_predictions_are_no_covariates(tmp_path: Path) -> None:
+    table = {"id": ["a", "b"], "probability": ["0.1", "0.2"], "threshold": ["0.5", "0.5"], "age": ["61", "48"]}
+    manifest = read_manifest(write_manifest(tmp_path / "m.csv", rows(2, **table)))
+    assert manifest.covariate_names == ("age",)
+    assert [dict(video.covariates) for video in manifest.videos] == [{"age": "61"}, {"age": "48"}]
+
+
 def test_manifest_absolute_paths_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "elsewhere.mp4"
     file.touch()

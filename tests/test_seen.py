@@ -130,6 +130,14 @@ def test_selection_of_test_leaves_out_what_the_column_calls_test_and_the_network
     assert "7 of 8 videos" in capsys.readouterr().err
 
 
+def test_selection_of_a_test_that_was_all_seen_is_refused_as_such(phantom_manifest: Path, tmp_path: Path) -> None:
+    manifest = renamed(phantom_manifest, tmp_path, "path,label,patient_id,split")
+    number = len(manifest.videos)
+    known = card(phantom_manifest, range(2), range(2, number))
+    with pytest.raises(ConfigError, match=f"trained or chosen on all {number} test videos of .*, such as copy-0.mp4"):
+        select_videos(manifest, known, "test", contents)
+
+
 def test_selection_of_what_was_all_seen_is_validation_or_refused_as_for_a_run(
     phantom_manifest: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,15 @@ def small_run(path: Path) -> Run:
     return run
 
 
+@pytest.mark.parametrize("value", ["0,3", None, True])
+def test_threshold_that_is_no_number_is_refused(tmp_path: Path, value: object) -> None:
+    run = small_run(tmp_path / "run")
+    content = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**content, "threshold": value}))
+    with pytest.raises(RunError, match=r"threshold is .*, not a number"):
+        load_run(run.path)
+
+
 def test_weights_of_another_network_are_told_by_the_first_that_does_not_fit(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
     content = json.loads((run.path / "run.json").read_text())

@@ -189,6 +189,26 @@ def test_report_of_a_measured_run_shows_the_test_and_not_the_validation(folder: 
     assert [bool(training.history) for training in contents.trainings] == [True]
 
 
+def test_report_of_a_measured_cross_validation_shows_the_test_and_all_folds(folder: Path, tmp_path: Path) -> None:
+    fold = tmp_path / "five" / "fold-0"
+    shutil.copytree(folder / "run", fold)
+    (fold / "model.safetensors").write_bytes(b"weights")
+    with (folder / "second.csv").open(newline="", encoding="utf-8") as stream:
+        table = [{**row, "fold": place % 2, "threshold": 0.5} for place, row in enumerate(csv.DictReader(stream))]
+    with (tmp_path / "five" / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    (tmp_path / "five" / "crossval.json").write_text(json.dumps({"best": "fold-0"}))
+    shutil.copytree(folder / "ev-first", tmp_path / "test")
+    path = tmp_path / "test" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["model"] = {"kind": "run", "name": "five/fold-0", "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    path.write_text(json.dumps(metrics))
+    contents = load_contents([tmp_path / "test", tmp_path / "five"])
+    assert [entry.folder.name for entry in contents.entries] == ["test", "five"]
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -224,6 +244,8 @@ def test_curves_of_missing_values_and_of_one_epoch_are_drawn(tmp_path: Path) -> 
     figure = draw_history("run", [1.0], {"training": [0.5], "validation": [float("nan")]}, {})
     lines = figure.axes[0].get_lines()
     assert [len(line.get_xdata()) for line in lines] == [1, 0]
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
     save_png(figure, tmp_path / "history.png")
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import Progress
 
+from edge.errors import ConfigError
 from trainer.clips import ClipStore, Prepared
 from trainer.confounders import Confounding, find_confounding
+from trainer.evidence import check_masks, mask_path
 from trainer.file_facts import file_facts
 from trainer.folds import fold_numbers, split_for_fold
 from trainer.manifest import Manifest, ManifestError
@@ -60,7 +62,11 @@ def check_manifest(manifest: Manifest, store: ClipStore) -> Report:
         damaged={id: "; ".join(warnings) for id, warnings in warned if warnings},
         duplicates=_near_duplicates(usable, store),
         confounding=_confounding(manifest, usable, store),
-        remarks=(*_lookalike_patients(manifest.videos), *_poor_folds(dataclasses.replace(manifest, videos=usable))),
+        remarks=(
+            *_lookalike_patients(manifest.videos),
+            *_poor_folds(dataclasses.replace(manifest, videos=usable)),
+            *_wrong_marks(manifest, usable, store),
+        ),
     )
 
 
@@ -98,6 +104,22 @@ def _lookalike_patients(videos: Sequence[Video]) -> Iterator[str]:
     for names in spellings.values():
         if len(names) > 1:
             yield f"patients {', '.join(map(repr, sorted(names)))} look like one: if so, write them alike, or they leak"
+
+
+def _wrong_marks(manifest: Manifest, videos: Sequence[Video], store: ClipStore) -> Iterator[str]:
+    """Yield keyframes and masks that cannot be of their video: an evaluation would meet them after the training."""
+    for video in videos:
+        frames = store.get(video)
+        if video.keyframe is not None and video.keyframe >= frames.num_source_frames:
+            yield (
+                f"{video.id}: keyframe {video.keyframe} is none of its {frames.num_source_frames} frames, which are "
+                "counted from 0"
+            )
+        if (path := mask_path(video, manifest.path)) is not None:
+            try:
+                check_masks(path, frames)
+            except ConfigError as exc:
+                yield f"{video.id}: {exc}; evaluate refuses it"
 
 
 def _poor_folds(manifest: Manifest) -> Iterator[str]:

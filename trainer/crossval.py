@@ -37,6 +37,8 @@ def cross_validate(options: FitOptions) -> dict[str, Any]:
     for number in numbers:  # a fold without a class is refused before the first is trained
         split_for_fold(manifest, number, options.num_folds, options.seed, options.by)
     _check_folder(options)
+    if len(numbers) != options.num_folds:
+        _say(f"the {len(numbers)} folds of {options.manifest}'s fold column are taken, not {options.num_folds}")
     runs = []
     for number in numbers:
         _say(f"fold {number}:")

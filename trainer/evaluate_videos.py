@@ -22,7 +22,7 @@ from trainer.evaluation_folder import (
     make_folder,
     new_evaluation,
 )
-from trainer.evidence import MASK_COLUMN, Masks, check_masks, read_masks, summarise_hits
+from trainer.evidence import MASK_COLUMN, Masks, check_masks, mask_path, read_masks, summarise_hits
 from trainer.files import write_atomic
 from trainer.manifest import Manifest, read_manifest
 from trainer.metrics import Metrics
@@ -51,7 +51,7 @@ def evaluate_videos(options: argparse.Namespace) -> int:
         _check_classes(Selection(videos, selection.description), card, manifest.path)
         readers = read_readers(options.readers, [video.id for video in videos]) if options.readers else []
         for video in videos:
-            if (path := mask_path(video, manifest)) is not None:
+            if (path := mask_path(video, manifest.path)) is not None:
                 check_masks(path, store.get(video))
         results = predict_all(predictor, store, videos, options.aggregate, manifest)
     data = {**_data_of(manifest, selection), "left_out": left_out}
@@ -67,18 +67,12 @@ def predict_all(
     """Run every window of every video, with progress."""
 
     def masks_of(video: Video, frames: VideoFrames) -> Masks | None:
-        path = mask_path(video, manifest)
+        path = mask_path(video, manifest.path)
         return None if path is None else read_masks(path, frames)
 
     console = Console(stderr=True)
     shown = track(videos, "predicting", console=console, transient=True, disable=not console.is_terminal)
     return [predict_video(predictor, video, store.get(video), aggregate, masks_of) for video in shown]
-
-
-def mask_path(video: Video, manifest: Manifest) -> Path | None:
-    """Return where the expert's masks of a video are; None where the manifest names none."""
-    name = video.covariates.get(MASK_COLUMN)
-    return manifest.path.parent / name if name else None
 
 
 def _write(

@@ -15,6 +15,7 @@ from edge.preprocess import visible_rect
 from edge.sources.base import Rect
 from engines import PreprocessSpec
 from trainer.clips import VideoFrames
+from trainer.video import Video
 
 Masks = npt.NDArray[np.bool_]
 MASK_COLUMN = "mask"
@@ -44,6 +45,12 @@ def find_peak(
     point = int(x + (column + 0.5) * width / heatmap.shape[2]), int(y + (row + 0.5) * height / heatmap.shape[1])
     peak = Peak(float(heatmap[offset, row, column]), int(video.frame_indices[start + offset]), point, rect)
     return peak, offset
+
+
+def mask_path(video: Video, manifest: Path) -> Path | None:
+    """Return where the expert's masks of a video are; None where the manifest, whose path is given, names none."""
+    name = video.covariates.get(MASK_COLUMN)
+    return manifest.parent / name if name else None
 
 
 def read_masks(path: Path, video: VideoFrames) -> Masks:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from trainer.video import OPTIONAL, REQUIRED, ManifestError, Video, video_of
+from trainer.video import OPTIONAL, REQUIRED, ManifestError, Video, covariate_names, video_of
 
 __all__ = ["Manifest", "ManifestError", "Video", "check_whole", "read_manifest"]
 
@@ -41,7 +41,7 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
     Args:
         path: A CSV file in UTF-8. Columns: path (relative to the CSV's folder), label, patient_id; where there is one,
             split (train, val, test; empty is train), fold, site, roi (X,Y,W,H in source pixels), keyframe; all others
-            are covariates.
+            are covariates, but for those of a table of predictions: id, probability, threshold.
         classes: Names by label, where they are known already: labels may then be such names too, and not every class
             needs a video. By default labels are whole numbers from 0, each with at least one video.
 
@@ -57,8 +57,7 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
     _check_files(path, videos)
     names = tuple(classes) if classes else _class_names(path, videos)
     check_whole(path, videos, "patient_id")
-    covariates = tuple(name for name in header if name not in REQUIRED + OPTIONAL)
-    return Manifest(path, videos, names, covariates, hashlib.sha256(content).hexdigest())
+    return Manifest(path, videos, names, covariate_names(header), hashlib.sha256(content).hexdigest())
 
 
 def check_whole(path: Path, videos: Sequence[Video], unit: str) -> None:

@@ -181,7 +181,7 @@ def draw_history(
             )
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(color="#e5e9ee", linewidth=0.6)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if curves:
             axes.legend(loc="best")
     right.set_ylim(0, 1.02)

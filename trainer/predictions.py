@@ -19,6 +19,9 @@ READER_COLUMNS = ("reader", "id", "call")
 _KNOWN = (*REQUIRED, "path", "patient_id", "fold", "threshold", "split", "roi", "keyframe")
 """Columns that say nothing about the patient; every other one is a covariate."""
 
+_NAMES = ("reader", "id")
+"""Columns that say whom or what a row is about."""
+
 Row = dict[str, str]
 
 
@@ -178,7 +181,7 @@ def _read_rows(path: Path, required: Sequence[str]) -> list[tuple[int, Row]]:
             reader = csv.DictReader(stream, strict=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]
+            rows = [(reader.line_num, row) for row in reader if any(row.values())]  # Excel ends tables with ",,"
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read ({exc.strerror}); name a CSV file with the columns {wanted}") from exc
     except (csv.Error, UnicodeDecodeError) as exc:
@@ -186,13 +189,24 @@ def _read_rows(path: Path, required: Sequence[str]) -> list[tuple[int, Row]]:
     missing = [name for name in required if name not in columns]
     if missing or len(set(columns)) < len(columns):
         trouble = f"has no column {', '.join(missing)}" if missing else "has a column twice"
-        raise ConfigError(f"{path} {trouble}; its columns are {', '.join(columns) or 'none'}, it needs {wanted}")
+        raise ConfigError(
+            f"{path} {trouble}; its columns are {', '.join(columns) or 'none'}, it needs {wanted}, with commas between"
+        )
     for line, row in rows:
         if None in row or None in row.values():
             raise ConfigError(f"{path} line {line} does not have {len(columns)} values as the header; mend the line")
     if not rows:
         raise ConfigError(f"{path} has no rows; it needs one a video, with {wanted}")
-    return [(line, {name: value.strip() for name, value in row.items()}) for line, row in rows]
+    stripped = [(line, {name: value.strip() for name, value in row.items()}) for line, row in rows]
+    _refuse_nameless(path, stripped, [name for name in _NAMES if name in required])
+    return stripped
+
+
+def _refuse_nameless(path: Path, rows: Iterable[tuple[int, Row]], columns: Iterable[str]) -> None:
+    for line, row in rows:
+        for column in columns:
+            if not row[column]:
+                raise ConfigError(f"{path} line {line} has no {column}; name it, or remove the line")
 
 
 def _binary(path: object, line: int, row: Row, column: str) -> int:

@@ -15,7 +15,7 @@ from engines.bundle import MANIFEST_NAME, sha256_of
 from trainer.aggregate import logits_of
 from trainer.clips import VideoFrames
 from trainer.decode import ClipSpec
-from trainer.runs import CROSSVAL_NAME, METRICS_NAME, RUN_NAME, WEIGHTS_NAME, Run, load_run
+from trainer.runs import CROSSVAL_NAME, METRICS_NAME, RUN_NAME, WEIGHTS_NAME, Run, load_run, warn_of_unfinished
 from trainer.seen import Seen
 
 
@@ -82,7 +82,10 @@ def open_predictor(path: Path, backend: str | None = None, device: str | None = 
         )
     if backend is not None:
         raise ConfigError(f"--backend runs bundles; {path} is a run: leave it out, or edge-train export the run first")
-    return RunPredictor(load_run(path), device)
+    run = load_run(path)
+    predictor = RunPredictor(run, device)
+    warn_of_unfinished(run)
+    return predictor
 
 
 class RunPredictor:
@@ -162,6 +165,7 @@ def about_run(run: Run) -> dict[str, Any]:
         "versions": dict(run.versions),
         "hardware": dict(run.hardware),
         "wall_s": run.wall_s,
+        "state": run.state,
         "trained_on": {**run.manifest, **{f"num_{part}": len(ids) for part, ids in run.split.items()}},
         "weights_sha256": sha256_of(weights) if weights.is_file() else None,
     }
@@ -202,7 +206,7 @@ def _card_of_bundle(bundle: Bundle, engine: Engine) -> Card:
         "preprocess": dataclasses.asdict(bundle.preprocess),
         "threshold": bundle.threshold,
         "recipe": recipe,
-        **{name: training.get(name) for name in ("seed", "fold", "temperature", "versions", "hardware")},
+        **{name: training.get(name) for name in ("seed", "fold", "temperature", "versions", "hardware", "state")},
         "wall_s": training.get("wall_time_s"),
         "trained_on": {**data, **{f"num_{part}": n for part, n in _mapping(training, "num_videos").items()}},
         "training": {name: value for name, value in training.items() if name not in _TOLD or _is_text(name, value)},

@@ -72,7 +72,8 @@ class Contents:
 def load_contents(paths: Sequence[Path]) -> Contents:
     """Read evaluations' and runs' folders, in the order given.
 
-    A run gives its validation as an entry only where no evaluation of the same weights is there.
+    A run gives its validation as an entry only where no evaluation of the same weights is there; a cross-validation
+    always: its videos were predicted by the networks of all folds, of which an evaluation measures the best alone.
 
     Raises:
         ConfigError: A folder is neither, or a file in it cannot be read.
@@ -86,7 +87,8 @@ def load_contents(paths: Sequence[Path]) -> Contents:
             trainings += _training_of_evaluation(entries[-1])
         elif any((path / name).is_file() for name in (RUN_NAME, CROSSVAL_NAME)):
             found = _load_run(path)
-            entries += [entry for entry in found.entries if entry.weights_sha256 not in measured]
+            is_crossval = (path / CROSSVAL_NAME).is_file()
+            entries += [entry for entry in found.entries if is_crossval or entry.weights_sha256 not in measured]
             trainings += found.trainings
         else:
             raise ConfigError(

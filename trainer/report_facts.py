@@ -25,6 +25,7 @@ def facts_of_training(about: Metrics) -> tuple[tuple[Fact, ...], tuple[Fact, ...
         "seed": about.get("seed"),
         "threshold, chosen in validation": _rounded(about.get("threshold")),
         "temperature": _rounded(about.get("temperature")),
+        "state": _state(about.get("state")),
         "wall time": _duration(about.get("wall_s")),
         "hardware": _joined(about.get("hardware")),
         "versions": _joined(about.get("versions")),
@@ -66,6 +67,11 @@ def _trained_on(trained_on: Any) -> str | None:
 
 def _engine(engine: Any) -> str | None:
     return f"{engine['backend']} {engine['precision']} on {engine['device']}" if engine else None
+
+
+def _state(state: Any) -> str | None:
+    """Return what matters of a run's state: a finished training goes without saying."""
+    return "training did not finish: threshold and temperature were not chosen" if state == "training" else None
 
 
 def _duration(seconds: Any) -> str | None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.commandline import print_line
 from engines import PreprocessSpec
 from trainer.errors import RunError
 from trainer.files import write_atomic, write_json
@@ -200,9 +201,17 @@ def _parse(folder: Path, content: dict[str, Any]) -> Run:
         clip, classes = content.pop("clip"), tuple(content.pop("classes"))
         known = {field.name for field in dataclasses.fields(Run)}
         rest = {key: value for key, value in content.items() if key in known}
+        for name in {"threshold", "temperature"} & rest.keys():  # what people change by hand
+            rest[name] = _json_number(name, rest[name])
         return Run(path=folder, preprocess=preprocess, classes=classes, **clip, **rest)
     except (KeyError, TypeError, ValueError) as exc:
         raise RunError(f"{folder / RUN_NAME} cannot be read ({type(exc).__name__}: {exc}); train again") from exc
+
+
+def _json_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, not a number")
+    return float(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -213,6 +222,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no JSON object; train again")
     return content
+
+
+def warn_of_unfinished(run: Run) -> None:
+    """Say of a run whose training goes on, or was interrupted, what its weights and threshold are."""
+    if run.state == TRAINING:
+        print_line(
+            "warning",
+            f"the training of {run.path} did not finish: these are the best weights so far, at a threshold of "
+            f"{run.threshold:g} and a temperature of {run.temperature:g} that nobody chose; the same command with "
+            "--resume goes on",
+        )
 
 
 def describe_result(run: Run) -> str:

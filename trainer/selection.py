@@ -38,7 +38,7 @@ def select_videos(manifest: Manifest, card: Card, split: str | None, contents: C
         contents: Returns the SHA-256 of a video's content, by which it is known under any name.
 
     Raises:
-        ConfigError: No video is left.
+        ConfigError: No video is left; or all that are asked for as a test were seen in training.
     """
     by_content = find_seen(manifest.videos, card.seen, contents)
     is_own = card.manifest_sha256 == manifest.sha256
@@ -99,7 +99,13 @@ def _all(manifest: Manifest, card: Card, is_own: bool, parts: Parts) -> Selectio
 
 def _test(manifest: Manifest, card: Card, parts: Parts, is_own: bool) -> Selection:
     """Return what was held out by name, less what is known by content."""
-    unseen = tuple(video for video in _by_split(manifest, card, "test", is_own) if video.id not in parts)
+    asked = _by_split(manifest, card, "test", is_own)
+    unseen = tuple(video for video in asked if video.id not in parts)
+    if asked and not unseen:
+        raise ConfigError(
+            f"{card.name} was trained or chosen on all {len(asked)} test videos of {manifest.path}, whatever they are "
+            f"called there, such as {asked[0].id}; give videos of other patients"
+        )
     return _named(manifest, unseen, "test", f"for {card.name}" if is_own else "by its split column")
 
 

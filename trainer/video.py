@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 REQUIRED = ("path", "label", "patient_id")
 OPTIONAL = ("split", "fold", "site", "roi", "keyframe")
+OF_PREDICTIONS = ("id", "probability", "threshold")
+"""Columns of a table of predictions, which may serve as a manifest: passed over, they are no covariates."""
 SPLITS = ("train", "val", "test")
 
 
@@ -43,7 +45,7 @@ class Video:
     keyframe: int | None = None
     """Index of the frame in the source that an expert would show."""
     covariates: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
-    """Text of all other columns, as it stands in the CSV."""
+    """Text of all other columns, as it stands in the CSV; not of `OF_PREDICTIONS`."""
 
 
 def video_of(path: Path, line: int, row: dict[str, str], classes: Sequence[str] | None) -> Video:
@@ -80,8 +82,13 @@ def video_of(path: Path, line: int, row: dict[str, str], classes: Sequence[str] 
         site=row.get("site") or None,
         roi=read_optional("roi", _rect, 'X,Y,W,H in source pixels such as "80,40,640,480", or empty'),
         keyframe=read_optional("keyframe", _whole, "a frame's index from 0, or empty"),
-        covariates={name: value for name, value in row.items() if name not in REQUIRED + OPTIONAL},
+        covariates={name: row[name] for name in covariate_names(row)},
     )
+
+
+def covariate_names(columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns that have no meaning of their own here."""
+    return tuple(name for name in columns if name not in REQUIRED + OPTIONAL + OF_PREDICTIONS)
 
 
 def _text(value: str) -> str:

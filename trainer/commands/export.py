@@ -34,10 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Export and say where the bundle is."""
     _check_out(options.out)
-    from trainer.runs import load_run
+    from trainer.runs import load_run, warn_of_unfinished
 
     source = load_run(options.run)
     network = source.network()
+    warn_of_unfinished(source)
     from trainer.reference_clips import manifest_clips, phantom_clips
 
     clips = phantom_clips(source) if options.reference is None else manifest_clips(source, options.reference)

@@ -33,7 +33,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change one choice of the recipe; an unknown key lists all",
     )
-    parser.add_argument("--folds", dest="num_folds", type=int, default=5, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--folds", dest="num_folds", type=int, default=5, metavar="N", help="where no fold column says (5)"
+    )
     parser.add_argument("--by", choices=["patient", "site"], default="patient", help="what folds keep whole")
     parser.add_argument("--threshold-rule", default="youden", metavar="R", help="youden, or sensitivity=0.9")
     parser.add_argument("--resume", action="store_true", help="go on where the same command was interrupted")
