@@ -1,6 +1,7 @@
 """Trainings that are killed, damaged or mistaken for another, and go on."""
 
 import csv
+import dataclasses
 import os
 import pickle
 import random
@@ -124,6 +125,18 @@ def test_resume_of_nothing_begins_and_of_a_finished_run_changes_nothing(phantom_
     before = {path: path.stat().st_mtime_ns for path in first.path.rglob("*") if path.is_file()}
     assert fit(options) == first
     assert {path: path.stat().st_mtime_ns for path in first.path.rglob("*") if path.is_file()} == before
+    with pytest.raises(RunError, match="its threshold chosen by youden; give that --threshold-rule"):
+        fit(dataclasses.replace(options, threshold_rule="sensitivity=0.9"))
+
+
+def test_resume_of_a_finished_run_without_its_weights_makes_them_again(
+    phantom_manifest: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "model.safetensors").unlink()
+    fit(fit_options(phantom_manifest, run, *SETTINGS, resume=True))
+    assert_same_training(run, uninterrupted)
 
 
 @pytest.mark.parametrize(

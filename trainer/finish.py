@@ -21,20 +21,19 @@ from trainer.video import Video
 Decoded = tuple[Video, VideoFrames]
 
 
-def calibrated(run: Run, validation: Sequence[Decoded], threshold_rule: str) -> Run:
+def calibrated(run: Run, validation: Sequence[Decoded]) -> Run:
     """Return the run with temperature, threshold and metrics from the validation videos; write predictions.csv.
 
     Args:
         run: Its best weights are in place.
         validation: Videos of both classes.
-        threshold_rule: As `trainer.calibration.choose_threshold` takes it.
     """
     logits = video_logits(run, validation)
     labels = np.array([video.label for video, _ in validation])
     temperature = fit_temperature(logits, labels)
     probabilities = probabilities_of(logits / temperature)[:, -1]
     positive = (labels == len(run.classes) - 1).astype(np.int64)
-    threshold = choose_threshold(positive, probabilities, threshold_rule)
+    threshold = choose_threshold(positive, probabilities, run.threshold_rule)
     if len(set(probabilities >= threshold)) == 1:
         print_line("warning", f"the threshold {threshold:.3f} calls all validation videos alike: it separates nothing")
     write_predictions(run.path / PREDICTIONS_NAME, _predictions(run, validation, positive, probabilities))

@@ -31,16 +31,16 @@ def fit(options: FitOptions) -> Run:
                 write_run(plan.run)
             if trainer is not None:
                 run_epochs(trainer, plan)
-            return _finish(plan, options.threshold_rule) if rank_zero_only.rank == 0 else plan.run
+            return _finish(plan) if rank_zero_only.rank == 0 else plan.run
 
 
-def _finish(plan: Plan, threshold_rule: str) -> Run:
+def _finish(plan: Plan) -> Run:
     """Take the best epoch's weights, and learn from the validation videos what they are worth."""
     rows = find_start(plan.run, resume=True).rows
     best = int(best_row(rows)["epoch"])
     weights = read_checkpoint(checkpoint_path(plan.run.path, best))["state_dict"]
     sha256 = write_weights(plan.run.path / WEIGHTS_NAME, network_weights(weights))
-    run = calibrated(plan.run, plan.validation, threshold_rule)
+    run = calibrated(plan.run, plan.validation)
     wall_s = round(sum(row["wall_s"] for row in rows), 1)
     run = dataclasses.replace(run, state=FINISHED, wall_s=wall_s, best_epoch=best, weights_sha256=sha256)
     write_run(run)

@@ -128,6 +128,7 @@ def _describe(options: FitOptions, manifest: Manifest, recipe: Recipe, split: Sp
         seed=options.seed,
         manifest={"name": manifest.path.name, "sha256": manifest.sha256},
         fold=options.fold,
+        threshold_rule=options.threshold_rule,
         split={name: [video.id for video in videos] for name, videos in parts.items()},
         versions=versions(),
         hardware=hardware(options.devices, options.num_nodes, options.precision or default_precision(recipe)),

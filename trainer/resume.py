@@ -11,7 +11,7 @@ from trainer.checkpointing import IDENTITY, latest_checkpoint, read_checkpoint
 from trainer.errors import RunError
 from trainer.keeper import Row
 from trainer.recipe import differences
-from trainer.runs import FINISHED, RUN_NAME, Run, load_run
+from trainer.runs import FINISHED, RUN_NAME, WEIGHTS_NAME, Run, load_run
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +60,12 @@ def find_start(run: Run, resume: bool) -> Start:
         raise RunError(f"{run.path} holds a run already; add --resume to go on with it, or give another --out")
     old = load_run(run.path)
     _check_same(run.path, identity_of(old), identity_of(run))
-    if old.state == FINISHED:
+    if old.state == FINISHED and (run.path / WEIGHTS_NAME).is_file():
+        if old.threshold_rule != run.threshold_rule:
+            raise RunError(
+                f"{run.path} is finished, its threshold chosen by {old.threshold_rule}; "
+                "give that --threshold-rule, or another --out"
+            )
         return Start(is_finished=True)
     path = latest_checkpoint(run.path)
     if path is None:

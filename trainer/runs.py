@@ -63,6 +63,8 @@ class Run:
     """Id to reason of the videos that could not be used."""
     threshold: float = 0.5
     """Operating point on the positive class's probability, chosen on the validation videos."""
+    threshold_rule: str = "youden"  # `trainer.calibration.DEFAULT_RULE`, without loading SciPy
+    """How it is chosen; see `trainer.calibration.choose_threshold`."""
     temperature: float = 1.0
     """The logits are divided by it before the softmax."""
     validation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -145,7 +147,8 @@ def read_weights(path: Path) -> dict[str, "Tensor"]:
         return load_file(path)
     except FileNotFoundError as exc:
         raise RunError(
-            f"{path} is missing: the training did not finish; go on with the same command and --resume"
+            f"{path} is missing: the training did not finish, or someone took it away; the same command with --resume "
+            "goes on, or makes it again"
         ) from exc
     except (OSError, SafetensorError) as exc:
         raise RunError(f"{path} is damaged ({exc}); train or import again") from exc
