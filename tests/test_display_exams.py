@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 from display_server import DisplayServer, browsing, serving
 from small_keeper import SmallKeeper, keeping
 from small_publisher import SmallPublisher
@@ -187,6 +188,19 @@ def test_control_addresses_must_match_the_daemons() -> None:
     done = run_command("--connect", "ipc:///a", "--control", "ipc:///b", "ipc:///c", module="edge.display.cli")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--control has 2 addresses and --connect 1" in done.stderr
+
+
+def test_display_ends_without_a_word_while_a_control_socket_does_not_answer(
+    daemon: SmallDaemon, tmp_path: Path
+) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as mute:
+        mute.bind(f"ipc://{tmp_path}/mute")
+        with serving("--connect", daemon.publisher.address, "--control", f"ipc://{tmp_path}/mute") as server:
+            assert mute.poll(DEADLINE_MS)  # it asks, and waits for an answer
+            server.process.terminate()
+            _, complaints = server.process.communicate(timeout=DEADLINE_MS / 1000)
+        assert server.process.returncode == 0
+        assert "Traceback" not in complaints
 
 
 def test_page_shows_the_exam_and_its_buttons_work(daemon: SmallDaemon, display: DisplayServer) -> None:

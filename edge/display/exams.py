@@ -100,6 +100,7 @@ class _Desk:
                 return await asyncio.shield(asking)
             except asyncio.CancelledError:
                 await asyncio.wait([asking])  # the socket is its thread's until then
+                asking.exception()  # nobody waits for it any more: asyncio would print it with its traceback
                 raise
 
     async def tell(self) -> None:
