@@ -188,6 +188,21 @@ def test_page_of_two_streams_judges_each_by_itself(
         visit.page.close()
 
 
+def test_page_keeps_streams_of_one_name_apart_and_each_in_its_place(browser: Browser, tmp_path: Path) -> None:
+    addresses = [f"ipc://{tmp_path}/{name}" for name in ("b", "a")]
+    with SmallPublisher(addresses[1]) as second, serving("--connect", *addresses) as server:
+        second.wait_for_subscriptions(3)
+        second.send_status()
+        visit = Visit(browser, server.url)
+        names = visit.page.locator(".tile .name")
+        expect(names).to_have_text([addresses[0], "main"], timeout=DEADLINE_MS)
+        with SmallPublisher(addresses[0]) as first:  # it comes last, and was named first
+            first.wait_for_subscriptions(3)
+            first.send_status()
+            expect(names).to_have_text([f"main at {address}" for address in addresses], timeout=DEADLINE_MS)
+        visit.page.close()
+
+
 def test_page_fits_screens_and_is_accessible(live: Visit, tmp_path: Path, subtests: pytest.Subtests) -> None:
     page = live.page
     expect(page.locator(".keyframes button").first).to_be_visible(timeout=DEADLINE_MS)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge.display.clients import Clients
@@ -44,7 +44,7 @@ class Hub:
     def __init__(self, clients: Clients) -> None:
         self.streams: dict[str, Stream] = {}
         self.connections: dict[str, tuple[bool, str]] = {}
-        """Address to (is up, why not)."""
+        """Address to (is up, why not), in the order in which they were named."""
         self.exams: dict[str, bytes] = {}
         """Address of a daemon with a control socket to what the browsers are told of its exam."""
         self._clients = clients
@@ -143,9 +143,14 @@ class Hub:
             self._clients.send(f"view {stream.id}", _encode_view(stream, view), depth=2)
 
     def _states(self) -> list[Facts]:
-        states = [_state(stream, self.connections.get(stream.address, (False, ""))) for stream in self.streams.values()]
-        silent = set(self.connections) - {stream.address for stream in self.streams.values()}
-        return states + [_silent_state(address, *self.connections[address]) for address in sorted(silent)]
+        """Return what is known of each stream, in the order in which the daemons were named: a tile keeps its place."""
+        names = collections.Counter(stream.name for stream in self.streams.values())
+        states = []
+        for address, connection in self.connections.items():
+            streams = [stream for stream in self.streams.values() if stream.address == address]
+            states += [_state(stream, connection, names) for stream in sorted(streams, key=lambda stream: stream.name)]
+            states += [] if streams else [_silent_state(address, *connection)]
+        return states
 
 
 def encode(facts: Facts, *blobs: bytes) -> bytes:
@@ -157,12 +162,14 @@ def encode(facts: Facts, *blobs: bytes) -> bytes:
     return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
 
 
-def _state(stream: Stream, connection: tuple[bool, str]) -> Facts:
+def _state(stream: Stream, connection: tuple[bool, str], names: Mapping[str, int]) -> Facts:
+    # daemons that were given no name are all called the same
+    name = stream.name if names[stream.name] == 1 else f"{stream.name} at {stream.address}"
     status = stream.status
     header = status.header if status else {}
     return {
         "id": stream.id,
-        "name": stream.name,
+        "name": name,
         "address": stream.address,
         "is_connected": connection[0],
         "refusal": connection[1],
