@@ -226,8 +226,9 @@ def test_page_shows_the_exam_and_its_buttons_work(daemon: SmallDaemon, display: 
         page.locator(".exam-facts", has_text="1 note").wait_for()
         page.get_by_role("button", name="End exam").click()
         assert daemon.small.terms.exam is not None
-        page.get_by_role("button", name="Press again to end").click()
+        page.get_by_role("button", name="Press again to end").press("Enter")
         page.locator(".exam-facts", has_text="Last exam").wait_for()
+        assert page.evaluate("document.activeElement.className") == "exam"  # the keyboard is still there
         assert page.get_by_role("button", name="Start exam").is_visible()
         daemon.control.close()
         page.locator(".exam-facts", has_text="does not answer").wait_for()
