@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from daemon import record, run_command
@@ -92,6 +93,15 @@ def test_recording_whose_roi_changes_is_played_with_each_frames_own(tmp_path: Pa
         assert not outside.any()  # what lay there was never written
 
 
+def test_recording_of_a_loop_plays_its_seams_as_such(tmp_path: Path) -> None:
+    recorder = Recorder(_settings(tmp_path / "a"), {})
+    for index in range(6):
+        recorder.add_frame(_frame(index).replace(is_seam=index == 4), ROI)
+    recorder.close()
+    frames = list(open_source(str(tmp_path / "a")).frames())
+    assert [frame.is_seam for frame in frames] == [False] * 4 + [True, False]
+
+
 def test_recorder_goes_on_in_an_earlier_recording(tmp_path: Path) -> None:
     for start in (0, 5):
         recorder = Recorder(_settings(tmp_path / "a"), {})
@@ -158,9 +168,10 @@ def test_recorder_on_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_cut_files_are_read_up_to_the_cut(tmp_path: Path) -> None:
-    whole = FrameTimes(1, 2, 3, 4).pack() * 3
+    times = FrameTimes(1, 2, 3, 4, is_seam=True)
+    whole = times.pack() * 3
     (tmp_path / "a.frames").write_bytes(whole[:-5])
-    assert read_frame_times(tmp_path / "a.frames") == [FrameTimes(1, 2, 3, 4)] * 2
+    assert read_frame_times(tmp_path / "a.frames") == [times] * 2
     packed = pack_message([b"topic", b"header", b""])
     (tmp_path / "a.messages").write_bytes(packed * 2 + packed[:9])
     assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
@@ -203,6 +214,37 @@ def test_infer_recording_played_again_gives_the_same_predictions(tmp_path: Path,
     assert about["engine"]["sha256"] == first.predictions[0]["engine"]["sha256"]
     assert len(about["bundle"]["manifest_sha256"]) == 64
     assert not any(b"Mustermann" in path.read_bytes() for path in (tmp_path / "exam").iterdir())
+
+
+def test_infer_recording_of_luma_gives_the_same_predictions_where_colour_flow_came(
+    tmp_path: Path, trivial_bundle: Path
+) -> None:
+    source = _write_flow(tmp_path / "flow.mp4", num_frames=60, flow_from=24)
+    options = ("--engine", str(trivial_bundle), "--pace", "max", "--roi", "full")
+    first = record("--source", str(source), "--record", str(tmp_path / "exam"), *options)
+    again = record("--source", str(tmp_path / "exam"), *options)
+
+    assert "colour Doppler came on" in first.stderr
+    told = ("window", "probabilities", "seq", "state")
+    assert [[header[key] for key in told] for header in again.predictions] == [
+        [header[key] for key in told] for header in first.predictions
+    ]
+
+
+def _write_flow(path: Path, *, num_frames: int, flow_from: int) -> Path:
+    """Write a sweep over the phantom, on which colour flow comes on at a frame, and leaves the luma as it was."""
+    frames = list(itertools.islice(open_source("phantom:1").frames(), num_frames))
+    width, height = (size // 4 * 4 for size in frames[0].size_wh)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            chroma = np.full((2, height // 2, width // 2), 128, np.uint8)
+            chroma[1, height // 8 : height // 4, width // 8 : width // 4] = 200 if frame.index >= flow_from else 128
+            planes = [frame.pixels[:height, :width].reshape(-1, width), chroma.reshape(-1, width)]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate(planes), format="yuv420p")))
+        container.mux(stream.encode(None))
+    return path
 
 
 def test_infer_killed_while_it_records_leaves_a_recording_that_plays(tmp_path: Path, trivial_bundle: Path) -> None:

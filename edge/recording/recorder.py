@@ -14,6 +14,7 @@ import av
 
 from edge.errors import ConfigError
 from edge.frame import Frame, UInt8Image
+from edge.image_state import has_flow
 from edge.recording.layout import (
     MARKER_NAME,
     NOTICE,
@@ -100,7 +101,14 @@ class Recorder:
         x, y, width, height = roi
         pixels = frame.pixels if self._settings.channels == 1 else frame.rgb()
         object_id = None if frame.object is None else frame.object.id
-        times = FrameTimes(frame.index, frame.t_media_ns, frame.t_capture_ns, frame.t_wall_ns)
+        times = FrameTimes(
+            frame.index,
+            frame.t_media_ns,
+            frame.t_capture_ns,
+            frame.t_wall_ns,
+            is_seam=frame.is_seam,
+            has_flow=pixels.ndim == 2 and has_flow(frame, roi),
+        )
         item = _RoiFrame(pixels[y : y + height, x : x + width], times, frame.size_wh, roi, object_id)
         with self._changed:
             while self._is_full() and self._settings.is_lossless:
