@@ -1,5 +1,6 @@
 """Recordings: what `--record` writes, that `--source` plays it to the same predictions, and what a kill leaves."""
 
+import errno
 import itertools
 import json
 import os
@@ -271,6 +272,7 @@ def test_infer_on_a_full_disk_goes_on_without_recording(trivial_bundle: Path, tm
     source = write_images(tmp_path / "images", [(320, 240)] * 60)
     command = [sys.executable, "-m", "edge.cli", "--source", str(source), "--engine", str(trivial_bundle)]
     command += ["--pace", "max", "--record", str(tmp_path / "exam"), "--publish", f"ipc://{tmp_path}/socket"]
+    command += ["--status-file", str(tmp_path / "status")]
     limited = ["bash", "-c", 'ulimit -f 20; trap "" XFSZ; exec "$@"', "-", *command]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
 
@@ -278,3 +280,5 @@ def test_infer_on_a_full_disk_goes_on_without_recording(trivial_bundle: Path, tm
     assert "error: recording into" in done.stderr
     assert "the stream goes on" in done.stderr
     assert "published 45" in done.stderr
+    told = json.loads((tmp_path / "status").read_text())["recording"]
+    assert told["trouble"] == os.strerror(errno.EFBIG)

@@ -181,6 +181,7 @@ def _state(stream: Stream, connection: tuple[bool, str], names: Mapping[str, int
         "fps": header.get("fps"),
         "source": header.get("source"),
         "engine": header.get("engine"),
+        "recording": header.get("recording"),
         "has_pictures": bool(stream.pairing.frames),
     }
 

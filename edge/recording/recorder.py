@@ -132,6 +132,10 @@ class Recorder:
             self._waiting.append(list(parts))
             self._changed.notify_all()
 
+    def header(self) -> dict[str, Any]:
+        """Return the `recording` map of a status."""
+        return {"trouble": self.trouble, "num_left_out": self.num_left_out}
+
     def close(self) -> None:
         """Write what waits, and end; idempotent."""
         with self._changed:
