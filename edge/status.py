@@ -2,6 +2,7 @@
 
 import json
 import logging
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class StatusReport:
         self._terms = terms
         self._path = path
         self._recorder = recorder
+        self._run = secrets.token_hex(8)
         self._last: wire.Header = {}
         self._trouble: str | None = None
 
@@ -64,6 +66,7 @@ class StatusReport:
             "source": self._source,
             "engine": wire.engine_header(self.engine) if self.engine else None,
             "version": __version__,
+            "run": self._run,
             "recording": self._recorder.header() if self._recorder else None,
             **self._terms.header(),
         }

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -15,6 +16,7 @@ from small_publisher import SmallPublisher
 
 from edge.commands import commands_of
 from edge.control import ControlServer
+from edge.prediction import State
 
 DEADLINE_MS = 30_000
 
@@ -201,6 +203,32 @@ def test_display_ends_without_a_word_while_a_control_socket_does_not_answer(
             _, complaints = server.process.communicate(timeout=DEADLINE_MS / 1000)
         assert server.process.returncode == 0
         assert "Traceback" not in complaints
+
+
+def test_exam_is_not_begun_at_the_control_socket_of_another_daemon(daemon: SmallDaemon, display: DisplayServer) -> None:
+    press = {"address": daemon.publisher.address, "command": "exam-start"}
+    daemon.small.send_status(State.LIVE, run="one")
+
+    def is_trouble(facts: dict[str, Any]) -> bool:
+        daemon.publisher.send_status(run="another")  # again and again, as a daemon does
+        return bool(facts["kind"] == "exam" and facts["trouble"])
+
+    async def read() -> str:
+        async with browsing(display) as browser:
+            facts, _ = await browser.until(is_trouble)
+            return str(facts["trouble"])
+
+    assert f"{daemon.control.address} is another daemon's than {daemon.publisher.address}" in asyncio.run(read())
+    status, said = _post(display, press)
+    assert (status, daemon.small.terms.exam) == (409, None), said
+    daemon.publisher.send_status(run="one")
+
+    async def settle() -> None:
+        async with browsing(display) as browser:
+            await browser.until(lambda facts: facts["kind"] == "exam" and not facts["trouble"])
+
+    asyncio.run(settle())
+    assert _post(display, press)[0] == 204
 
 
 def test_page_shows_the_exam_and_its_buttons_work(daemon: SmallDaemon, display: DisplayServer) -> None:

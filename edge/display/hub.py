@@ -14,6 +14,8 @@ from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMes
 from edge.prediction import State
 
 HISTORY_S = 60.0
+_CURRENT_NS = 1_500_000_000
+"""A daemon that lives says its status every second."""
 
 Facts = dict[str, Any]
 
@@ -92,6 +94,13 @@ class Hub:
         """Tell the browsers of a daemon's exam, or why it is not known."""
         self.exams[address] = encode({"kind": "exam", "address": address, "exam": exam, "trouble": trouble})
         self._clients.send(f"exam {address}", self.exams[address])
+
+    def runs(self, address: str) -> set[str]:
+        """Return what the daemon at an address calls its run; nothing where it has not just said so."""
+        oldest_ns = time.monotonic_ns() - _CURRENT_NS
+        streams = [stream for stream in self.streams.values() if stream.address == address]
+        heard = [stream.status.header for stream in streams if stream.status and stream.t_message_ns > oldest_ns]
+        return {str(header["run"]) for header in heard if header.get("run")}
 
     def restore_keyframes(self, address: str, exam_id: str, keyframes: Sequence[Keyframe]) -> None:
         """Show keyframes that the daemon kept: this server was not there when they came."""
