@@ -186,12 +186,36 @@ def test_cut_files_are_read_up_to_the_cut(tmp_path: Path) -> None:
         ("{", "not a readable recording"),
         ('{"schema_version": 2}', "schema_version 2"),
         ('{"schema_version": 1}', "without a frame"),
+        ("[]", "schema_version None"),
     ],
 )
 def test_source_recording_that_is_damaged_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "recording.json").write_text(content)
     with pytest.raises(SourceError, match=said):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("about", ["[]", "{}", '{"size_wh": [64, 48], "roi_px": [40, 0, 33, 27]}'])
+def test_source_recording_whose_segment_says_no_roi_is_refused(tmp_path: Path, about: str) -> None:
+    _record_each(tmp_path / "a", range(2))
+    (tmp_path / "a" / "000002.json").write_text(about)
+    with pytest.raises(SourceError, match=r"not a readable recording \(000002.json"):
+        open_source(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("suffix", ["frames", "mkv"])
+def test_recording_of_which_a_segment_is_half_removed_plays_the_rest(tmp_path: Path, suffix: str) -> None:
+    _record_each(tmp_path / "a", range(3))
+    (tmp_path / "a" / f"000001.{suffix}").unlink()
+    assert len(list(open_source(str(tmp_path / "a")).frames())) == 2
+
+
+def _record_each(folder: Path, indices: range) -> None:
+    """Record a frame a segment."""
+    for index in indices:
+        recorder = Recorder(_settings(folder), {})
+        recorder.add_frame(_frame(index), ROI)
+        recorder.close()
 
 
 def test_infer_recording_played_again_gives_the_same_predictions(tmp_path: Path, trivial_bundle: Path) -> None:
