@@ -53,6 +53,7 @@ def test_recorder_lossless_codec_keeps_every_pixel_and_time(tmp_path: Path, code
         recorder.add_frame(frame, ROI)
     recorder.close()
 
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700  # pictures are for their owner alone
     (segment,) = Recording(tmp_path / "a").segments
     images = list(segment.images())
     assert [times.t_media_ns for times, _ in images] == [frame.t_media_ns for frame in frames]

@@ -243,7 +243,7 @@ def _prepare(folder: Path) -> int:
     """Make the folder a recording; return the number of its next segment."""
     marker = folder / MARKER_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of patients, and notes that may name them
         if not marker.exists():
             if any(path.name != f"{MARKER_NAME}.tmp" for path in folder.iterdir()):
                 raise ConfigError(f"--record {folder} holds other files; name a new folder or an earlier recording")
