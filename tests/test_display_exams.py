@@ -231,6 +231,22 @@ def test_exam_is_not_begun_at_the_control_socket_of_another_daemon(daemon: Small
     assert _post(display, press)[0] == 204
 
 
+def test_daemon_that_starts_again_is_not_taken_for_another(daemon: SmallDaemon, display: DisplayServer) -> None:
+    async def read() -> list[str]:
+        async with browsing(display) as browser:
+            daemon.small.send_status(State.LIVE, run="one")
+            daemon.publisher.send_status(run="one")
+            await browser.until(lambda facts: facts["kind"] == "exam" and not facts["trouble"])
+            daemon.publisher.send_status(run="one")
+            daemon.publisher.close()
+            await browser.until(lambda facts: facts["kind"] == "tick" and not facts["streams"][0]["is_connected"])
+            daemon.small.send_status(State.WARMUP, run="two")
+            exams = [await browser.until(lambda facts: facts["kind"] == "exam") for _ in range(2)]
+            return [facts["trouble"] for facts, _ in exams]
+
+    assert asyncio.run(read()) == ["", ""]
+
+
 def test_page_shows_the_exam_and_its_buttons_work(daemon: SmallDaemon, display: DisplayServer) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")

@@ -50,9 +50,13 @@ class Hub:
         self.exams: dict[str, bytes] = {}
         """Address of a daemon with a control socket to what the browsers are told of its exam."""
         self._clients = clients
+        self._t_up_ns: dict[str, int] = {}
+        """When the connection to an address came up: what was heard before may be another run's."""
 
     def connection(self, address: str, is_up: bool, reason: str) -> None:
         """Note that a daemon came or went."""
+        if is_up and not self.connections.get(address, (False, ""))[0]:
+            self._t_up_ns[address] = time.monotonic_ns()
         self.connections[address] = is_up, reason
         self.tick()
 
@@ -97,7 +101,9 @@ class Hub:
 
     def runs(self, address: str) -> set[str]:
         """Return what the daemon at an address calls its run; nothing where it has not just said so."""
-        oldest_ns = time.monotonic_ns() - _CURRENT_NS
+        if not self.connections[address][0]:
+            return set()
+        oldest_ns = max(time.monotonic_ns() - _CURRENT_NS, self._t_up_ns[address])
         streams = [stream for stream in self.streams.values() if stream.address == address]
         heard = [stream.status.header for stream in streams if stream.status and stream.t_message_ns > oldest_ns]
         return {str(header["run"]) for header in heard if header.get("run")}
