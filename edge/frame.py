@@ -57,6 +57,8 @@ class Frame:
     """It begins a further round of a looped recording: how it differs from the last frame says nothing."""
     region: tuple[int, int, int, int] | None = None
     """x, y, width, height in pixels: where the ultrasound image lies, where the source knows it of this very frame."""
+    had_flow: bool = False
+    """It had colour flow when it was recorded, of which `pixels` hold the luma alone."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

@@ -182,7 +182,7 @@ class _ChangeFinder:
         if self._t_looked_ns and t_ns - self._t_looked_ns < _COLOUR_INTERVAL_NS:
             return None
         is_first, self._t_looked_ns = self._t_looked_ns == 0, t_ns
-        if not _has_colour(frame, roi):
+        if not has_flow(frame, roi):
             return None
         t_before_ns, self._t_colour_ns = self._t_colour_ns, t_ns
         is_new = t_before_ns is None or t_ns - t_before_ns > _COLOUR_PAUSE_NS
@@ -232,8 +232,10 @@ def _distance(one: FloatImage, other: FloatImage) -> float:
     return 1 - float((one * other).sum()) / norm if norm > 1e-3 else 0.0
 
 
-def _has_colour(frame: Frame, roi: Rect) -> bool:
-    """Return whether enough of the ROI is coloured to be flow; judged on a thinned-out image."""
+def has_flow(frame: Frame, roi: Rect) -> bool:
+    """Return whether enough of the ROI is coloured to be flow; judged on a thinned-out image, or as it was recorded."""
+    if frame.had_flow:
+        return True
     if frame.chroma is not None:
         parts = (frame.part_of(plane[::4, ::4], roi).astype(np.int16) for plane in frame.chroma())
         strength = np.maximum(*(np.abs(part - 128) for part in parts))

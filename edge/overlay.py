@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edge.commandline import print_line
 from edge.display.views import Pairing, View
 from edge.errors import ConfigError
-from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMessage
+from edge.messages import AnyMessage, FrameMessage, PredictionMessage
 from edge.picture import RgbImage, overlay
 
 _TIME_BASE_HZ = 1000
@@ -31,9 +31,11 @@ class OverlayVideo:
     def __init__(self, path: Path) -> None:
         """Prepare; the file is made with the first picture."""
         self._path = path
-        self._pairing = Pairing()
+        self._pairing = Pairing(is_patient=True)
         self._prediction: PredictionMessage | None = None
-        self._status: StatusMessage | None = None
+        self._state = "state not known"
+        self._states: dict[int, str] = {}
+        """By index of the pictures that wait: what was told when they came."""
         self._resources = contextlib.ExitStack()
         self._stream: VideoStream | None = None
         self._container: av.container.OutputContainer | None = None
@@ -58,13 +60,15 @@ class OverlayVideo:
             return
         if isinstance(message, FrameMessage):
             self._stream_name = message.stream
-            self._write_all(self._pairing.add_frame(message))
+            views = self._pairing.add_frame(message)
+            self._states[message.index] = self._state
+            self._write_all(views)
         elif isinstance(message, PredictionMessage):
             views = self._pairing.add_prediction(message)
             self._prediction = message
             self._write_all(views)
         else:
-            self._status = message
+            self._state = str(message.state)
 
     def close(self) -> None:
         """Finish the file; a warning where no picture came."""
@@ -105,7 +109,7 @@ class OverlayVideo:
         if prediction is not None:
             side = "at or above" if prediction.positive else "below"
             big = f"{prediction.classes[-1]} {prediction.probability:.0%}, {side} {prediction.threshold:.1%}"
-        state = self._status.state if self._status is not None else "state not known"
+        state = self._states.pop(view.frame.index, self._state)
         wall = datetime.datetime.fromtimestamp(view.frame.header["t_wall_ns"] / 1e9).astimezone()
         small = f"{state}   frame {view.frame.index}   {wall:%Y-%m-%d %H:%M:%S}.{wall.microsecond // 1000:03d}"
         pen.text((10, 4), big, _INK, ImageFont.load_default(24))

@@ -86,7 +86,7 @@ class Pipeline:
         self._ended = threading.Lock()
         self._states = StreamState(publisher.set_state)
         path = Path(config.status_file) if config.status_file else None
-        self._status = StatusReport(config.stream, source.info.public_name, meters, self._terms, path)
+        self._status = StatusReport(config.stream, source.info.public_name, meters, self._terms, path, recorder)
         is_watched = source.info.is_live and not self._is_lossless  # a recording may rest for as long as it likes
         self._capture_heart = Heart("capture", _CAPTURE_LIMIT_S if is_watched else math.inf)
         self._inference_heart = Heart("inference", _INFERENCE_LIMIT_S)

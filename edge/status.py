@@ -2,7 +2,9 @@
 
 import json
 import logging
+import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge import __version__, wire
 from edge.meters import Meters
@@ -10,13 +12,24 @@ from edge.prediction import State
 from edge.terms import Terms
 from engines import EngineSpec
 
+if TYPE_CHECKING:
+    from edge.recording.recorder import Recorder  # a heavy one, that most runs do without
+
 _log = logging.getLogger(__name__)
 
 
 class StatusReport:
     """Puts the status together. `header` runs in the publisher's thread, the rest in the supervisor's."""
 
-    def __init__(self, stream: str, source: str, meters: Meters, terms: Terms, path: Path | None) -> None:
+    def __init__(
+        self,
+        stream: str,
+        source: str,
+        meters: Meters,
+        terms: Terms,
+        path: Path | None,
+        recorder: "Recorder | None" = None,
+    ) -> None:
         """Start without an engine.
 
         Args:
@@ -25,6 +38,7 @@ class StatusReport:
             meters: Counts and times.
             terms: The threshold and the exam.
             path: Where `write_file` writes; None: nowhere.
+            recorder: Tells what is not recorded; None: nothing is to be.
         """
         self.engine: EngineSpec | None = None
         """Set once it is loaded."""
@@ -33,6 +47,8 @@ class StatusReport:
         self._meters = meters
         self._terms = terms
         self._path = path
+        self._recorder = recorder
+        self._run = secrets.token_hex(8)
         self._last: wire.Header = {}
         self._trouble: str | None = None
 
@@ -50,6 +66,8 @@ class StatusReport:
             "source": self._source,
             "engine": wire.engine_header(self.engine) if self.engine else None,
             "version": __version__,
+            "run": self._run,
+            "recording": self._recorder.header() if self._recorder else None,
             **self._terms.header(),
         }
         return self._last

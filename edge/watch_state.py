@@ -52,7 +52,7 @@ class WatchState:
             return State.WARMUP, "no prediction yet"
         if prediction.state is State.STALE:
             return State.STALE, f"the newest prediction is {prediction.age_ms / 1e3:.1f} s old"
-        return prediction.state, ""
+        return prediction.state, unrecorded(status)
 
     def _judge_unconnected(self) -> tuple[State | None, str]:
         if self.subscriber.has_ended and self.status is not None:
@@ -67,6 +67,16 @@ class WatchState:
         if not messages:
             return 0.0
         return (time.monotonic_ns() - max(message.arrival.t_received_ns for message in messages)) / 1e9
+
+
+def unrecorded(status: StatusMessage | None) -> str:
+    """Say what is lost of a recording that was asked for; nothing where all is well."""
+    recording = status.header.get("recording") if status is not None else None
+    if not isinstance(recording, dict):
+        return ""
+    if recording.get("trouble"):
+        return f"nothing is recorded any more: {recording['trouble']}"
+    return "the recording has gaps: the disk is too slow" if recording.get("num_left_out") else ""
 
 
 def printable(text: str) -> str:

@@ -68,9 +68,9 @@ class SmallKeeper:
         self.keeper.tap(wire.encode("frame", header, jpeg))
         return jpeg
 
-    def send_status(self, state: State) -> None:
+    def send_status(self, state: State, **changes: object) -> None:
         header = {"v": 1, "stream": "main", "state": str(state), "reason": "", "counters": {}, **self.terms.header()}
-        self.keeper.tap(wire.encode("status", header))
+        self.keeper.tap(wire.encode("status", {**header, **changes}))
 
     def close(self, *, ends_exam: bool = False) -> None:
         self.keeper.close(ends_exam=ends_exam)

@@ -201,6 +201,7 @@ def test_token_with_a_foreign_path_leads_nowhere_else(token_server: DisplayServe
             "--tls-cert /nowhere and --tls-key /nowhere cannot be used",
         ),
         (["--connect", "localhost"], "'localhost' is not an address"),
+        (["--connect", "ipc:///a", "ipc:///a"], "--connect or --control names an address twice"),
         (["--curve", "/nowhere"], "/nowhere: no such folder"),
         (["--conect", "x"], "unrecognized arguments"),
     ],

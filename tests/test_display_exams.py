@@ -6,14 +6,17 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 from display_server import DisplayServer, browsing, serving
 from small_keeper import SmallKeeper, keeping
 from small_publisher import SmallPublisher
 
 from edge.commands import commands_of
 from edge.control import ControlServer
+from edge.prediction import State
 
 DEADLINE_MS = 30_000
 
@@ -189,6 +192,61 @@ def test_control_addresses_must_match_the_daemons() -> None:
     assert "--control has 2 addresses and --connect 1" in done.stderr
 
 
+def test_display_ends_without_a_word_while_a_control_socket_does_not_answer(
+    daemon: SmallDaemon, tmp_path: Path
+) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as mute:
+        mute.bind(f"ipc://{tmp_path}/mute")
+        with serving("--connect", daemon.publisher.address, "--control", f"ipc://{tmp_path}/mute") as server:
+            assert mute.poll(DEADLINE_MS)  # it asks, and waits for an answer
+            server.process.terminate()
+            _, complaints = server.process.communicate(timeout=DEADLINE_MS / 1000)
+        assert server.process.returncode == 0
+        assert "Traceback" not in complaints
+
+
+def test_exam_is_not_begun_at_the_control_socket_of_another_daemon(daemon: SmallDaemon, display: DisplayServer) -> None:
+    press = {"address": daemon.publisher.address, "command": "exam-start"}
+    daemon.small.send_status(State.LIVE, run="one")
+
+    def is_trouble(facts: dict[str, Any]) -> bool:
+        daemon.publisher.send_status(run="another")  # again and again, as a daemon does
+        return bool(facts["kind"] == "exam" and facts["trouble"])
+
+    async def read() -> str:
+        async with browsing(display) as browser:
+            facts, _ = await browser.until(is_trouble)
+            return str(facts["trouble"])
+
+    assert f"{daemon.control.address} is another daemon's than {daemon.publisher.address}" in asyncio.run(read())
+    status, said = _post(display, press)
+    assert (status, daemon.small.terms.exam) == (409, None), said
+    daemon.publisher.send_status(run="one")
+
+    async def settle() -> None:
+        async with browsing(display) as browser:
+            await browser.until(lambda facts: facts["kind"] == "exam" and not facts["trouble"])
+
+    asyncio.run(settle())
+    assert _post(display, press)[0] == 204
+
+
+def test_daemon_that_starts_again_is_not_taken_for_another(daemon: SmallDaemon, display: DisplayServer) -> None:
+    async def read() -> list[str]:
+        async with browsing(display) as browser:
+            daemon.small.send_status(State.LIVE, run="one")
+            daemon.publisher.send_status(run="one")
+            await browser.until(lambda facts: facts["kind"] == "exam" and not facts["trouble"])
+            daemon.publisher.send_status(run="one")
+            daemon.publisher.close()
+            await browser.until(lambda facts: facts["kind"] == "tick" and not facts["streams"][0]["is_connected"])
+            daemon.small.send_status(State.WARMUP, run="two")
+            exams = [await browser.until(lambda facts: facts["kind"] == "exam") for _ in range(2)]
+            return [facts["trouble"] for facts, _ in exams]
+
+    assert asyncio.run(read()) == ["", ""]
+
+
 def test_page_shows_the_exam_and_its_buttons_work(daemon: SmallDaemon, display: DisplayServer) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
@@ -212,8 +270,9 @@ def test_page_shows_the_exam_and_its_buttons_work(daemon: SmallDaemon, display: 
         page.locator(".exam-facts", has_text="1 note").wait_for()
         page.get_by_role("button", name="End exam").click()
         assert daemon.small.terms.exam is not None
-        page.get_by_role("button", name="Press again to end").click()
+        page.get_by_role("button", name="Press again to end").press("Enter")
         page.locator(".exam-facts", has_text="Last exam").wait_for()
+        assert page.evaluate("document.activeElement.className") == "exam"  # the keyboard is still there
         assert page.get_by_role("button", name="Start exam").is_visible()
         daemon.control.close()
         page.locator(".exam-facts", has_text="does not answer").wait_for()

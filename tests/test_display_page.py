@@ -1,5 +1,6 @@
 """The bedside page in a real browser: what it draws, where, and how it is worked."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,39 @@ def test_page_of_two_streams_judges_each_by_itself(
             assert panel.evaluate("part => part.scrollHeight <= part.clientHeight")  # nothing of it is cut off
             visit.page.locator(".tile .keyframes").nth(1).scroll_into_view_if_needed()
             expect(visit.page.locator("header .notice")).to_be_in_viewport(ratio=1)
+        visit.page.close()
+
+
+def test_page_keeps_streams_of_one_name_apart_and_each_in_its_place(browser: Browser, tmp_path: Path) -> None:
+    addresses = [f"ipc://{tmp_path}/{name}" for name in ("b", "a")]
+    with SmallPublisher(addresses[1]) as second, serving("--connect", *addresses) as server:
+        second.wait_for_subscriptions(3)
+        second.send_status()
+        visit = Visit(browser, server.url)
+        names = visit.page.locator(".tile .name")
+        expect(names).to_have_text([addresses[0], "main"], timeout=DEADLINE_MS)
+        with SmallPublisher(addresses[0]) as first:  # it comes last, and was named first
+            first.wait_for_subscriptions(3)
+            first.send_status()
+            expect(names).to_have_text([f"main at {address}" for address in addresses], timeout=DEADLINE_MS)
+        visit.page.close()
+
+
+def test_page_of_three_streams_shows_all_of_them_on_a_full_hd_screen(browser: Browser) -> None:
+    with contextlib.ExitStack() as stack:
+        publishers = [stack.enter_context(SmallPublisher(stream=name)) for name in ("left", "middle", "right")]
+        server = stack.enter_context(serving("--connect", *(publisher.address for publisher in publishers)))
+        visit = Visit(browser, server.url, 1920, 1080)
+        for tile, publisher in enumerate(publishers):
+            publisher.wait_for_subscriptions(3)
+            publisher.send_frame(10)
+            publisher.send_prediction(0.999)
+            visit.expect_text("finding", "metastasis", tile)
+        main = visit.page.locator("main")
+        assert main.evaluate("part => part.scrollHeight <= part.clientHeight")
+        for number in visit.page.locator(".tile .number").all():
+            expect(number).to_have_text(">99 %")
+            assert number.evaluate("part => part.scrollWidth <= part.clientWidth")  # nothing of it is cut off
         visit.page.close()
 
 

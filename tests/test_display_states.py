@@ -200,6 +200,20 @@ def test_page_says_the_daemons_state_in_words_and_by_a_sign(browser: Browser, st
         visit.page.close()
 
 
+def test_page_says_that_a_recording_has_ended(browser: Browser) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        publisher.send_status(recording={"trouble": None, "num_left_out": 0})
+        visit.expect_state("WARMUP")
+        expect(visit.page.locator(".recording")).to_be_hidden()
+        publisher.send_status(recording={"trouble": None, "num_left_out": 3})
+        visit.expect_text("recording", "has gaps")
+        publisher.send_status(recording={"trouble": "No space left on device", "num_left_out": 3})
+        visit.expect_text("recording", "Nothing is recorded any more: No space left on device")
+        visit.page.close()
+
+
 def test_page_of_a_frozen_image_shows_no_result_of_the_image_before(browser: Browser) -> None:
     arguments = ("--vanish-ms", "600")
     with SmallPublisher() as publisher, serving("--connect", publisher.address, *arguments) as server:

@@ -153,6 +153,17 @@ def test_pairing_of_a_slow_engine_still_waits_for_its_heatmap(clock: list[float]
         ] == []
 
 
+def test_pairing_that_is_patient_waits_for_the_prediction_however_late(clock: list[float]) -> None:
+    pairing = Pairing(is_patient=True)
+    pairing.add_prediction(_prediction(0, 3, clock[0]))
+    clock[0] += 60_000  # a video is drawn more slowly than its messages come
+    assert pairing.add_frame(_frame(4)) == pairing.add_frame(_frame(5)) == []
+    assert _slots(pairing.add_prediction(_prediction(2, 5, clock[0]))) == [(4, 2), (5, 3)]
+    views = [view for index in range(6, 136) for view in pairing.add_frame(_frame(index))]
+    assert _slots(views) == [(6, None), (7, None), (8, None)]  # none is lost where nothing comes
+    assert len(pairing.add_frame(_frame(0))) == 127  # nor where the daemon starts again
+
+
 def test_pairing_after_a_restart_of_the_daemon_forgets_its_old_pictures(clock: list[float]) -> None:
     pairing = Pairing()
     pairing.add_prediction(_prediction(900, 903, clock[0]))

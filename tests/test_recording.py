@@ -1,5 +1,6 @@
 """Recordings: what `--record` writes, that `--source` plays it to the same predictions, and what a kill leaves."""
 
+import errno
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from daemon import record, run_command
@@ -51,6 +53,7 @@ def test_recorder_lossless_codec_keeps_every_pixel_and_time(tmp_path: Path, code
         recorder.add_frame(frame, ROI)
     recorder.close()
 
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700  # pictures are for their owner alone
     (segment,) = Recording(tmp_path / "a").segments
     images = list(segment.images())
     assert [times.t_media_ns for times, _ in images] == [frame.t_media_ns for frame in frames]
@@ -90,6 +93,15 @@ def test_recording_whose_roi_changes_is_played_with_each_frames_own(tmp_path: Pa
         outside = frame.pixels.copy()
         _roi(outside, frame.region)[:] = 0
         assert not outside.any()  # what lay there was never written
+
+
+def test_recording_of_a_loop_plays_its_seams_as_such(tmp_path: Path) -> None:
+    recorder = Recorder(_settings(tmp_path / "a"), {})
+    for index in range(6):
+        recorder.add_frame(_frame(index).replace(is_seam=index == 4), ROI)
+    recorder.close()
+    frames = list(open_source(str(tmp_path / "a")).frames())
+    assert [frame.is_seam for frame in frames] == [False] * 4 + [True, False]
 
 
 def test_recorder_goes_on_in_an_earlier_recording(tmp_path: Path) -> None:
@@ -158,9 +170,10 @@ def test_recorder_on_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_cut_files_are_read_up_to_the_cut(tmp_path: Path) -> None:
-    whole = FrameTimes(1, 2, 3, 4).pack() * 3
+    times = FrameTimes(1, 2, 3, 4, is_seam=True)
+    whole = times.pack() * 3
     (tmp_path / "a.frames").write_bytes(whole[:-5])
-    assert read_frame_times(tmp_path / "a.frames") == [FrameTimes(1, 2, 3, 4)] * 2
+    assert read_frame_times(tmp_path / "a.frames") == [times] * 2
     packed = pack_message([b"topic", b"header", b""])
     (tmp_path / "a.messages").write_bytes(packed * 2 + packed[:9])
     assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
@@ -174,12 +187,36 @@ def test_cut_files_are_read_up_to_the_cut(tmp_path: Path) -> None:
         ("{", "not a readable recording"),
         ('{"schema_version": 2}', "schema_version 2"),
         ('{"schema_version": 1}', "without a frame"),
+        ("[]", "schema_version None"),
     ],
 )
 def test_source_recording_that_is_damaged_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "recording.json").write_text(content)
     with pytest.raises(SourceError, match=said):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("about", ["[]", "{}", '{"size_wh": [64, 48], "roi_px": [40, 0, 33, 27]}'])
+def test_source_recording_whose_segment_says_no_roi_is_refused(tmp_path: Path, about: str) -> None:
+    _record_each(tmp_path / "a", range(2))
+    (tmp_path / "a" / "000002.json").write_text(about)
+    with pytest.raises(SourceError, match=r"not a readable recording \(000002.json"):
+        open_source(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("suffix", ["frames", "mkv"])
+def test_recording_of_which_a_segment_is_half_removed_plays_the_rest(tmp_path: Path, suffix: str) -> None:
+    _record_each(tmp_path / "a", range(3))
+    (tmp_path / "a" / f"000001.{suffix}").unlink()
+    assert len(list(open_source(str(tmp_path / "a")).frames())) == 2
+
+
+def _record_each(folder: Path, indices: range) -> None:
+    """Record a frame a segment."""
+    for index in indices:
+        recorder = Recorder(_settings(folder), {})
+        recorder.add_frame(_frame(index), ROI)
+        recorder.close()
 
 
 def test_infer_recording_played_again_gives_the_same_predictions(tmp_path: Path, trivial_bundle: Path) -> None:
@@ -203,6 +240,37 @@ def test_infer_recording_played_again_gives_the_same_predictions(tmp_path: Path,
     assert about["engine"]["sha256"] == first.predictions[0]["engine"]["sha256"]
     assert len(about["bundle"]["manifest_sha256"]) == 64
     assert not any(b"Mustermann" in path.read_bytes() for path in (tmp_path / "exam").iterdir())
+
+
+def test_infer_recording_of_luma_gives_the_same_predictions_where_colour_flow_came(
+    tmp_path: Path, trivial_bundle: Path
+) -> None:
+    source = _write_flow(tmp_path / "flow.mp4", num_frames=60, flow_from=24)
+    options = ("--engine", str(trivial_bundle), "--pace", "max", "--roi", "full")
+    first = record("--source", str(source), "--record", str(tmp_path / "exam"), *options)
+    again = record("--source", str(tmp_path / "exam"), *options)
+
+    assert "colour Doppler came on" in first.stderr
+    told = ("window", "probabilities", "seq", "state")
+    assert [[header[key] for key in told] for header in again.predictions] == [
+        [header[key] for key in told] for header in first.predictions
+    ]
+
+
+def _write_flow(path: Path, *, num_frames: int, flow_from: int) -> Path:
+    """Write a sweep over the phantom, on which colour flow comes on at a frame, and leaves the luma as it was."""
+    frames = list(itertools.islice(open_source("phantom:1").frames(), num_frames))
+    width, height = (size // 4 * 4 for size in frames[0].size_wh)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            chroma = np.full((2, height // 2, width // 2), 128, np.uint8)
+            chroma[1, height // 8 : height // 4, width // 8 : width // 4] = 200 if frame.index >= flow_from else 128
+            planes = [frame.pixels[:height, :width].reshape(-1, width), chroma.reshape(-1, width)]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate(planes), format="yuv420p")))
+        container.mux(stream.encode(None))
+    return path
 
 
 def test_infer_killed_while_it_records_leaves_a_recording_that_plays(tmp_path: Path, trivial_bundle: Path) -> None:
@@ -229,6 +297,7 @@ def test_infer_on_a_full_disk_goes_on_without_recording(trivial_bundle: Path, tm
     source = write_images(tmp_path / "images", [(320, 240)] * 60)
     command = [sys.executable, "-m", "edge.cli", "--source", str(source), "--engine", str(trivial_bundle)]
     command += ["--pace", "max", "--record", str(tmp_path / "exam"), "--publish", f"ipc://{tmp_path}/socket"]
+    command += ["--status-file", str(tmp_path / "status")]
     limited = ["bash", "-c", 'ulimit -f 20; trap "" XFSZ; exec "$@"', "-", *command]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
 
@@ -236,3 +305,5 @@ def test_infer_on_a_full_disk_goes_on_without_recording(trivial_bundle: Path, tm
     assert "error: recording into" in done.stderr
     assert "the stream goes on" in done.stderr
     assert "published 45" in done.stderr
+    told = json.loads((tmp_path / "status").read_text())["recording"]
+    assert told["trouble"] == os.strerror(errno.EFBIG)

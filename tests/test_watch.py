@@ -324,6 +324,13 @@ def test_view_old_prediction_is_stale_and_not_to_be_relied_on(publisher: SmallPu
     assert "LIVE" not in screen
 
 
+def test_view_says_that_a_recording_has_ended(publisher: SmallPublisher, state: WatchState) -> None:
+    publisher.send_status(recording={"trouble": "No space left on device", "num_left_out": 0})
+    publisher.send_prediction(age_ms=0)
+    _take(state, 2)
+    assert "LIVE  nothing is recorded any more: No space left" in _screen(state)
+
+
 def test_view_frozen_status_overrules_the_prediction(publisher: SmallPublisher, state: WatchState) -> None:
     publisher.send_prediction()
     publisher.send_status(State.FROZEN, "the image stands still")

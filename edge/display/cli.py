@@ -34,6 +34,8 @@ class Options:
     def __post_init__(self) -> None:
         for address in (*self.connect, *self.control):
             check_form(address)
+        if len(set(self.connect)) < len(self.connect) or len(set(self.control)) < len(self.control):
+            raise ConfigError("--connect or --control names an address twice; give each daemon's once")
         if self.control and len(self.control) != len(self.connect):
             raise ConfigError(
                 f"--control has {len(self.control)} addresses and --connect {len(self.connect)}; give one for each "

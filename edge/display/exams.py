@@ -63,6 +63,7 @@ class ExamDesk:
         if desk is None or command not in COMMANDS:
             raise EdgeError(f"no daemon with a control socket, or no command {command!r:.40}")
         arguments = {"note": note} if command == "exam-note" else {}
+        await desk.check()
         await desk.ask(command, **arguments)
         await desk.tell()
 
@@ -100,10 +101,26 @@ class _Desk:
                 return await asyncio.shield(asking)
             except asyncio.CancelledError:
                 await asyncio.wait([asking])  # the socket is its thread's until then
+                asking.exception()  # nobody waits for it any more: asyncio would print it with its traceback
                 raise
+
+    async def check(self) -> None:
+        """See that the control socket is that of the daemon whose picture is shown.
+
+        Raises:
+            EdgeError: It is another's: the exam would be that of another patient.
+        """
+        status = (await self.ask("status"))["status"] or {}
+        runs = self._hub.runs(self._address)
+        if runs and "run" in status and status["run"] not in runs:
+            raise EdgeError(
+                f"--control {self._control} is another daemon's than {self._address}; give edge-display both in the "
+                "same order"
+            )
 
     async def tell(self) -> None:
         """Ask for the exam, and tell the hub; with its keyframes when this server sees it for the first time."""
+        await self.check()
         exam = (await self.ask("exam", keyframes=False))["exam"]
         if exam is not None and exam["ended_wall_ns"] is None and exam["id"] != self._restored:
             await self._restore()

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge.display.clients import Clients
@@ -14,6 +14,8 @@ from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMes
 from edge.prediction import State
 
 HISTORY_S = 60.0
+_CURRENT_NS = 1_500_000_000
+"""A daemon that lives says its status every second."""
 
 Facts = dict[str, Any]
 
@@ -44,13 +46,17 @@ class Hub:
     def __init__(self, clients: Clients) -> None:
         self.streams: dict[str, Stream] = {}
         self.connections: dict[str, tuple[bool, str]] = {}
-        """Address to (is up, why not)."""
+        """Address to (is up, why not), in the order in which they were named."""
         self.exams: dict[str, bytes] = {}
         """Address of a daemon with a control socket to what the browsers are told of its exam."""
         self._clients = clients
+        self._t_up_ns: dict[str, int] = {}
+        """When the connection to an address came up: what was heard before may be another run's."""
 
     def connection(self, address: str, is_up: bool, reason: str) -> None:
         """Note that a daemon came or went."""
+        if is_up and not self.connections.get(address, (False, ""))[0]:
+            self._t_up_ns[address] = time.monotonic_ns()
         self.connections[address] = is_up, reason
         self.tick()
 
@@ -92,6 +98,15 @@ class Hub:
         """Tell the browsers of a daemon's exam, or why it is not known."""
         self.exams[address] = encode({"kind": "exam", "address": address, "exam": exam, "trouble": trouble})
         self._clients.send(f"exam {address}", self.exams[address])
+
+    def runs(self, address: str) -> set[str]:
+        """Return what the daemon at an address calls its run; nothing where it has not just said so."""
+        if not self.connections[address][0]:
+            return set()
+        oldest_ns = max(time.monotonic_ns() - _CURRENT_NS, self._t_up_ns[address])
+        streams = [stream for stream in self.streams.values() if stream.address == address]
+        heard = [stream.status.header for stream in streams if stream.status and stream.t_message_ns > oldest_ns]
+        return {str(header["run"]) for header in heard if header.get("run")}
 
     def restore_keyframes(self, address: str, exam_id: str, keyframes: Sequence[Keyframe]) -> None:
         """Show keyframes that the daemon kept: this server was not there when they came."""
@@ -143,9 +158,14 @@ class Hub:
             self._clients.send(f"view {stream.id}", _encode_view(stream, view), depth=2)
 
     def _states(self) -> list[Facts]:
-        states = [_state(stream, self.connections.get(stream.address, (False, ""))) for stream in self.streams.values()]
-        silent = set(self.connections) - {stream.address for stream in self.streams.values()}
-        return states + [_silent_state(address, *self.connections[address]) for address in sorted(silent)]
+        """Return what is known of each stream, in the order in which the daemons were named: a tile keeps its place."""
+        names = collections.Counter(stream.name for stream in self.streams.values())
+        states = []
+        for address, connection in self.connections.items():
+            streams = [stream for stream in self.streams.values() if stream.address == address]
+            states += [_state(stream, connection, names) for stream in sorted(streams, key=lambda stream: stream.name)]
+            states += [] if streams else [_silent_state(address, *connection)]
+        return states
 
 
 def encode(facts: Facts, *blobs: bytes) -> bytes:
@@ -157,12 +177,14 @@ def encode(facts: Facts, *blobs: bytes) -> bytes:
     return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
 
 
-def _state(stream: Stream, connection: tuple[bool, str]) -> Facts:
+def _state(stream: Stream, connection: tuple[bool, str], names: Mapping[str, int]) -> Facts:
+    # daemons that were given no name are all called the same
+    name = stream.name if names[stream.name] == 1 else f"{stream.name} at {stream.address}"
     status = stream.status
     header = status.header if status else {}
     return {
         "id": stream.id,
-        "name": stream.name,
+        "name": name,
         "address": stream.address,
         "is_connected": connection[0],
         "refusal": connection[1],
@@ -174,6 +196,7 @@ def _state(stream: Stream, connection: tuple[bool, str]) -> Facts:
         "fps": header.get("fps"),
         "source": header.get("source"),
         "engine": header.get("engine"),
+        "recording": header.get("recording"),
         "has_pictures": bool(stream.pairing.frames),
     }
 

@@ -48,7 +48,13 @@ class Pairing:
     with that of another moment.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_patient: bool = False) -> None:
+        """Hold nothing yet.
+
+        Args:
+            is_patient: Wait as long as there is room, for nobody watches: a video is drawn more slowly than live.
+        """
+        self._is_patient = is_patient
         self.frames: collections.deque[FrameMessage] = collections.deque(maxlen=_NUM_FRAMES_KEPT)
         """The last pictures, oldest first."""
         self._waiting: collections.deque[FrameMessage] = collections.deque(maxlen=_NUM_FRAMES_KEPT)
@@ -58,15 +64,19 @@ class Pairing:
 
     def add_frame(self, frame: FrameMessage) -> list[View]:
         """Take a picture in; return the views that can be shown now."""
+        views: list[View] = []
         if self.frames and frame.index <= self.frames[-1].index:  # the daemon started again
             self.frames.clear()
+            views = self.rest() if self._is_patient else []
             self._waiting.clear()
         self.frames.append(frame)
         self._waiting.append(frame)
-        return self.overdue()
+        return views + self.overdue()
 
     def overdue(self) -> list[View]:
         """Return the pictures that no prediction came for in time."""
+        if self._is_patient:
+            return [View(self._waiting.popleft(), None)] if len(self._waiting) == _NUM_FRAMES_KEPT else []
         now_ns = time.monotonic_ns()
         if now_ns - self._t_prediction_ns < self._patience_ns:
             return []

@@ -3,7 +3,7 @@
     recording.json       says what the folder is
     000001.json          a segment: source, ROI, bundle, engine and configuration that it was made with
     000001.mkv           the ROI's video
-    000001.frames        for each frame of the video, four little-endian int64: `FrameTimes`
+    000001.frames        for each frame of the video, four little-endian int64: `FrameTimes.pack`
     000001.messages      the wire's messages as they were published, each: number of parts, then size and bytes of each
 
 Every file is written from front to back, so a killed recording is read up to where it was cut. Segments stand alone:
@@ -16,7 +16,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 MARKER_NAME = "recording.json"
 SCHEMA_VERSION = 1
@@ -26,6 +26,8 @@ CODEC_NAMES = ("h264-lossless", "ffv1", "h264-near-lossless")
 """`--record-codec`; the first is the default. See `edge/recording/codecs.py`."""
 
 _FRAME = struct.Struct("<4q")
+_SEAM_BIT, _FLOW_BIT = 1 << 61, 1 << 62
+"""Beside the index: what the recorded image does not tell."""
 _SIZE = struct.Struct("<I")
 _MAX_PART_BYTES = 1 << 28
 
@@ -38,10 +40,22 @@ class FrameTimes:
     t_media_ns: int
     t_capture_ns: int
     t_wall_ns: int
+    is_seam: bool = False
+    """It began a further round of a looped source."""
+    has_flow: bool = False
+    """It had colour flow, and its luma alone was recorded."""
 
     def pack(self) -> bytes:
-        """Return the 32 bytes that stand for it."""
-        return _FRAME.pack(self.index, self.t_media_ns, self.t_capture_ns, self.t_wall_ns)
+        """Return the 32 bytes that stand for it: the first number holds the two marks as well."""
+        marked = self.index | _SEAM_BIT * self.is_seam | _FLOW_BIT * self.has_flow
+        return _FRAME.pack(marked, self.t_media_ns, self.t_capture_ns, self.t_wall_ns)
+
+    @classmethod
+    def unpack(cls, packed: tuple[int, int, int, int]) -> Self:
+        """Return what the four numbers of `pack` stand for."""
+        marked, t_media_ns, t_capture_ns, t_wall_ns = packed
+        is_seam, has_flow = bool(marked & _SEAM_BIT), bool(marked & _FLOW_BIT)
+        return cls(marked & ~(_SEAM_BIT | _FLOW_BIT), t_media_ns, t_capture_ns, t_wall_ns, is_seam, has_flow)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,7 +113,7 @@ def read_frame_times(path: Path) -> list[FrameTimes]:
     """Return the whole records of a `.frames` file; a last one that was cut is left out."""
     content = path.read_bytes()
     whole = content[: len(content) // _FRAME.size * _FRAME.size]
-    return [FrameTimes(*fields) for fields in _FRAME.iter_unpack(whole)]
+    return [FrameTimes.unpack(fields) for fields in _FRAME.iter_unpack(whole)]
 
 
 def pack_message(parts: Sequence[bytes]) -> bytes:

@@ -45,9 +45,9 @@ class Segment:
 
     def images(self) -> Iterator[tuple[FrameTimes, UInt8Image]]:
         """Yield each image of the ROI with its times."""
+        if not self.paths.video.exists() or not self.paths.frames.exists():
+            return  # a kill came before they were there, or while an old segment was removed
         times = read_frame_times(self.paths.frames)
-        if not times or not self.paths.video.exists():
-            return
         try:
             with av.open(str(self.paths.video)) as container:
                 stream = container.streams.video[0]
@@ -75,15 +75,11 @@ class Recording:
         self.folder = folder
         try:
             marker = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
-            self.segments = [
-                Segment(paths, json.loads(paths.about.read_text(encoding="utf-8")))
-                for paths in segments_of(folder)
-                if paths.about.stat().st_size
-            ]
-        except (OSError, ValueError) as exc:
+            self.segments = [_segment(paths) for paths in segments_of(folder) if paths.about.stat().st_size]
+        except (OSError, ValueError, RecursionError) as exc:
             raise SourceError(f"{str(folder)!r} is not a readable recording ({exc}); name another folder") from exc
-        if marker.get("schema_version") != SCHEMA_VERSION:
-            version = marker.get("schema_version")
+        version = marker.get("schema_version") if isinstance(marker, dict) else None
+        if version != SCHEMA_VERSION:
             raise SourceError(f"{str(folder)!r} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
         if not self.segments:
             raise SourceError(f"{str(folder)!r} is a recording without a frame; record again")
@@ -99,3 +95,19 @@ class Recording:
                 yield from segment.messages()
         except WireError as exc:
             raise SourceError(f"{str(self.folder)!r} holds a damaged message ({exc})") from exc
+
+
+def _segment(paths: SegmentPaths) -> Segment:
+    """Read a segment's description.
+
+    Raises:
+        ValueError: It does not say where the ROI lies.
+    """
+    segment = Segment(paths, json.loads(paths.about.read_text(encoding="utf-8")))
+    try:
+        (width, height), (x, y, roi_width, roi_height) = segment.size_wh, segment.roi
+    except (LookupError, TypeError, ValueError) as exc:
+        raise ValueError(f"{paths.about.name} lacks size_wh or roi_px") from exc
+    if min(x, y) < 0 or min(roi_width, roi_height) < 1 or x + roi_width > width or y + roi_height > height:
+        raise ValueError(f"{paths.about.name} has an ROI outside the image")
+    return segment

@@ -14,6 +14,7 @@ import av
 
 from edge.errors import ConfigError
 from edge.frame import Frame, UInt8Image
+from edge.image_state import has_flow
 from edge.recording.layout import (
     MARKER_NAME,
     NOTICE,
@@ -100,7 +101,14 @@ class Recorder:
         x, y, width, height = roi
         pixels = frame.pixels if self._settings.channels == 1 else frame.rgb()
         object_id = None if frame.object is None else frame.object.id
-        times = FrameTimes(frame.index, frame.t_media_ns, frame.t_capture_ns, frame.t_wall_ns)
+        times = FrameTimes(
+            frame.index,
+            frame.t_media_ns,
+            frame.t_capture_ns,
+            frame.t_wall_ns,
+            is_seam=frame.is_seam,
+            has_flow=pixels.ndim == 2 and has_flow(frame, roi),
+        )
         item = _RoiFrame(pixels[y : y + height, x : x + width], times, frame.size_wh, roi, object_id)
         with self._changed:
             while self._is_full() and self._settings.is_lossless:
@@ -123,6 +131,10 @@ class Recorder:
                 return
             self._waiting.append(list(parts))
             self._changed.notify_all()
+
+    def header(self) -> dict[str, Any]:
+        """Return the `recording` map of a status."""
+        return {"trouble": self.trouble, "num_left_out": self.num_left_out}
 
     def close(self) -> None:
         """Write what waits, and end; idempotent."""
@@ -231,7 +243,7 @@ def _prepare(folder: Path) -> int:
     """Make the folder a recording; return the number of its next segment."""
     marker = folder / MARKER_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of patients, and notes that may name them
         if not marker.exists():
             if any(path.name != f"{MARKER_NAME}.tmp" for path in folder.iterdir()):
                 raise ConfigError(f"--record {folder} holds other files; name a new folder or an earlier recording")

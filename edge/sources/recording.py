@@ -51,7 +51,9 @@ class RecordingSource:
                     time.monotonic_ns(),
                     time.time_ns(),
                     object=origin,
+                    is_seam=times.is_seam,
                     region=segment.roi,
+                    had_flow=times.has_flow,
                 )
                 num_frames += 1
         if num_frames == 0 and not self._closed.is_set():

@@ -28,9 +28,12 @@ export class ExamBar {
     this.bar.hidden = false;
     const isOpen = exam?.is_open ?? false;
     if (!isOpen) this.ask(false);
+    const hadFocus = this.bar.contains(document.activeElement);
     this.part("start").hidden = isOpen;
     this.part("stop").hidden = this.part("note").hidden = !isOpen;
     for (const button of this.bar.querySelectorAll("button")) button.disabled = trouble !== "";
+    // a button that goes loses the keyboard: it stays at the bar, where one press too many does nothing
+    if (hadFocus && !document.activeElement.matches(":enabled:not([hidden])")) this.bar.focus();
   }
 
   /** Say what is known; called ten times a second. */

@@ -30,7 +30,11 @@ const handlers = {
         tiles.delete(id);
       }
     }
-    for (const stream of streams) tileOf(stream.id).onTick(stream, clock);
+    streams.forEach((stream, k) => {
+      const tile = tileOf(stream.id);
+      tile.onTick(stream, clock);
+      place(tile.section, k);
+    });
     document.body.dataset.tiles = tiles.size === 1 ? "one" : "many";
   },
   history: (facts, clock) => tileOf(facts.stream).history.restore(facts.past, clock),
@@ -54,6 +58,12 @@ function tileOf(id) {
     document.getElementById("tiles").append(tile.section);
   }
   return tiles.get(id);
+}
+
+/** Put a tile where the server has it: what is seen on the left stays on the left, whichever daemon comes first. */
+function place(section, k) {
+  const main = document.getElementById("tiles");
+  if (main.children[k] !== section) main.insertBefore(section, main.children[k] ?? null);
 }
 
 /** Draw with the screen's next frame: a frame in which nothing is new costs as well. */

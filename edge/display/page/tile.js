@@ -84,6 +84,7 @@ export class Tile {
     say(this.part("word"), verdict.word);
     this.part("sign").firstElementChild.setAttribute("href", `#${verdict.sign}`);
     say(this.part("reason"), verdict.reason);
+    say(this.part("recording"), verdict.isHeard ? unrecorded(stream?.recording) : "");
     this.drawNumber(verdict);
     this.drawVeil(verdict, settings.vanish_ms);
     say(this.part("small"), this.small(verdict));
@@ -134,6 +135,12 @@ export class Tile {
     const latency = p50 === undefined ? "" : `latency ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms`;
     return [fps, latency, engine, stream.source].filter(Boolean).join(" · ");
   }
+}
+
+/** What is lost of a recording that was asked for: nobody at the bedside reads the daemon's log. */
+function unrecorded(recording) {
+  if (recording?.trouble) return `Nothing is recorded any more: ${recording.trouble}`;
+  return recording?.num_left_out ? "The recording has gaps: the disk is too slow" : "";
 }
 
 function verdictOf({ positive, threshold }) {
