@@ -1,5 +1,6 @@
 """Exams while they run: whose windows count, what they sum up to, and what outlives a daemon."""
 
+import collections
 import json
 import signal
 import time
@@ -89,6 +90,27 @@ def test_exam_keyframes_carry_their_own_picture_and_heatmap(tmp_path: Path) -> N
         row, column = np.unravel_index(values.argmax(), values.shape)
         assert (row * 7 // height, column * 7 // width) == (2, 5)
         assert values.max() > 245  # its own peak, but for the smoothing
+
+
+def test_exam_keyframe_has_its_picture_although_both_come_while_others_are_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(collections.deque):  # type: ignore[type-arg]
+        def popleft(self) -> object:
+            taken = super().popleft()
+            while coming:
+                coming.pop()()
+            return taken
+
+    with keeping(tmp_path) as small:
+        small.keeper.begin()
+        monkeypatch.setattr(small.keeper, "_waiting_frames", Interrupted())
+        coming = [lambda: small.send(0.7, 0), lambda: small.send_frame(10)]  # the last one first
+        small.send_frame(9)
+        for _ in range(2):
+            summary = small.keeper.summary(with_keyframes=True)
+        assert summary is not None
+        assert [keyframe["frame"]["index"] for keyframe in summary["keyframes"]] == [10]
 
 
 def test_exam_outlives_its_keeper_with_all_that_it_held(tmp_path: Path) -> None:

@@ -215,10 +215,14 @@ class ExamKeeper:
                     next_save_s = time.monotonic() + _SAVE_INTERVAL_S
 
     def _drain(self) -> None:
-        """Take in what was published since; frames first, for a prediction looks back at its own."""
+        """Take in what was published since; frames first, for a prediction looks back at its own.
+
+        Predictions are counted before the frames: one that comes meanwhile may have its frame behind it in the queue.
+        """
         arrival = Arrival(t_received_ns=0, host="", stale_after_ms=math.inf)
-        for queue in (self._waiting_frames, self._waiting):
-            for _ in range(len(queue)):
+        counted = [(queue, len(queue)) for queue in (self._waiting, self._waiting_frames)]
+        for queue, number in reversed(counted):
+            for _ in range(number):
                 message = read_message(decode(queue.popleft()), arrival)
                 if isinstance(message, FrameMessage):
                     self._frames.append(message)
