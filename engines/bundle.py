@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import lzma
 import math
 import os
 import stat
@@ -22,6 +23,9 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 REFERENCE_NAME = "reference.npz"
 _MAX_SIDE_PX = 4096
+_MAX_FRAMES = 1024
+_MAX_REFERENCE_BYTES = 1 << 30
+"""Unpacked; a file of a few MB can hold more than any memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,10 +114,9 @@ class Bundle:
         try:
             # opened here, because np.load leaves a damaged file open
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                reference = Reference(
-                    *(arrays[key].astype(np.float32) for key in ("clips", "probabilities", "heatmaps"))
-                )
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+                _require_bearable(arrays.zip)
+                reference = Reference(*(_as_float32(arrays[key]) for key in ("clips", "probabilities", "heatmaps")))
+        except _REFERENCE_TROUBLES as exc:
             raise BundleError(f"{path} is not a reference file ({exc}); export the bundle again") from exc
         shapes = [array.shape for array in (reference.clips, reference.probabilities, reference.heatmaps)]
         num_clips = len(reference.clips)
@@ -125,6 +128,36 @@ class Bundle:
                 "export the bundle again"
             )
         return reference
+
+
+_REFERENCE_TROUBLES = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,  # its header asks for more than there is
+    RuntimeError,  # encrypted, or packed in a way that is not known
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+def _require_bearable(archive: zipfile.ZipFile) -> None:
+    num_bytes = sum(member.file_size for member in archive.infolist())
+    if num_bytes > _MAX_REFERENCE_BYTES:
+        raise ValueError(f"unpacked it has {num_bytes} bytes; {_MAX_REFERENCE_BYTES} are allowed")
+
+
+def _as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if array.dtype.kind != "f":
+        raise ValueError(f"it holds numbers of type {array.dtype}; they must be float32")
+    with np.errstate(over="ignore"):  # what overflows is seen next
+        converted = array.astype(np.float32)
+    if not np.isfinite(converted).all():
+        raise ValueError("it holds NaN or infinity")
+    return converted
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -253,6 +286,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         _require_file(path)
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(manifest, ensure_ascii=False).encode()  # its escapes can make text that no file and no name can hold
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST_NAME}; name a bundle's folder") from exc
     except (OSError, ValueError, RecursionError) as exc:
@@ -278,16 +312,20 @@ def _parse_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
             frame_interval_ms=float(manifest["clip"]["frame_interval_ms"]),
             intended_use=str(manifest["intended_use"]),
             training=dict(manifest["training"]),
-            files=tuple(_parse_file(entry) for entry in manifest["files"]),
+            files=_parse_files(manifest["files"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
         raise BundleError(
             f"{folder / MANIFEST_NAME} is not valid: {type(exc).__name__} {exc}; export the bundle again"
         ) from exc
-    if bundle.num_frames < 1 or not 0 < bundle.frame_interval_ms < math.inf or not 0 <= bundle.threshold <= 1:
+    if (
+        not 1 <= bundle.num_frames <= _MAX_FRAMES
+        or not 0 < bundle.frame_interval_ms < math.inf
+        or not 0 <= bundle.threshold <= 1
+    ):
         raise BundleError(
-            f"{folder / MANIFEST_NAME} is not valid: it needs num_frames >= 1, a frame_interval_ms above 0 and a "
-            "threshold in 0..1; export the bundle again"
+            f"{folder / MANIFEST_NAME} is not valid: it needs num_frames in 1..{_MAX_FRAMES}, a "
+            "frame_interval_ms above 0 and a threshold in 0..1; export the bundle again"
         )
     return bundle
 
@@ -304,19 +342,40 @@ def _pair(value: Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _parse_files(entries: Sequence[Mapping[str, Any]]) -> tuple[BundleFile, ...]:
+    files = tuple(map(_parse_file, entries))
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        raise ValueError(f"files lists {max(names, key=names.count)!r} more than once")
+    return files
+
+
 def _parse_file(entry: Mapping[str, Any]) -> BundleFile:
     name = str(entry["name"])
     if name in ("", "..") or "\0" in name or Path(name).name != name:
         raise ValueError(f"file name {name!r} is not that of a file in the bundle's folder")
-    build = entry.get("build")
+    precision = entry.get("precision")
+    if not isinstance(precision, str | None):
+        raise ValueError(f"precision of {name} is {precision!r}; it must be a name")
     return BundleFile(
         name,
         str(entry["sha256"]),
         int(entry["size_bytes"]),
         str(entry["kind"]),
-        entry.get("precision"),
-        None if build is None else dict(build),
+        precision,
+        _parse_build(entry.get("build")),
     )
+
+
+def _parse_build(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    build = dict(value)
+    kinds = {"builder": str, "device": str, "software": dict, "hardware": dict, "options": dict}
+    for key, kind in kinds.items():
+        if not isinstance(build.get(key, kind()), kind):
+            raise ValueError(f"build.{key} is {build[key]!r}; it must be {'a name' if kind is str else 'a map'}")
+    return build
 
 
 def _check_file(folder: Path, file: BundleFile) -> None:

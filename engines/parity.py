@@ -87,8 +87,13 @@ def measure_parity(engine: Engine, bundle: Bundle) -> ParityResult:
     """Run the reference clips and say how far the outputs are off; leaves the engine's ring empty.
 
     Raises:
-        ParityError: The outputs have other shapes than the reference.
+        ParityError: The outputs have other shapes than the reference, or there is no tolerance for the precision.
     """
+    if engine.spec.precision not in TOLERANCES:
+        raise ParityError(
+            f"{bundle.path} in precision {engine.spec.precision!r} is refused: there is a tolerance for "
+            f"{', '.join(TOLERANCES)} alone; export the bundle again"
+        )
     reference = bundle.reference()
     outputs = [engine.run_clip(clip) for clip in reference.clips]
     probabilities, heatmaps = _stack(outputs)
@@ -136,9 +141,10 @@ def cure(bundle: Bundle, file: BundleFile) -> str:
 
 def rebuild_command(bundle: Bundle, file: BundleFile) -> str:
     """Return the words that tell how to compile a file anew on this machine."""
-    assert file.build is not None
-    command = f"edge-build {bundle.path} --backend {file.build.get('builder')} --precision {file.precision}"
-    device = file.build.get("device")
+    build = file.build or {}
+    # what a kind of file is built by has the kind's name
+    command = f"edge-build {bundle.path} --backend {build.get('builder', file.kind)} --precision {file.precision}"
+    device = build.get("device")
     if device not in (None, "CPU", "cuda:0"):  # what builders take by themselves
         command += f" --device {device}"
     return f"build it again on this machine: {command}"

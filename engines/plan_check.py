@@ -85,5 +85,12 @@ def _is_gpu_served(there: PlanHost, here: PlanHost, level: str) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return "11.0.0.1" as numbers; what follows a plus sign or a letter is left out."""
-    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+    """Return "11.0.0.1" as numbers; what follows a plus sign or a letter is left out.
+
+    Raises:
+        ValueError: Nothing is left.
+    """
+    numbers = tuple(int(part) for part in version.split("+")[0].split(".") if part.isdecimal())
+    if not numbers:
+        raise ValueError(f"{version!r} is no version")
+    return numbers

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,11 @@ BAD_VALUES: dict[str, Edit] = {
     "file dot dot": lambda m: m["files"][0].update(name=".."),
     "file without name": lambda m: m["files"][0].update(name=""),
     "file with a zero byte": lambda m: m["files"][0].update(name="model\0.onnx"),
+    "file twice": lambda m: m["files"].append({**m["files"][0], "precision": "fp16"}),
+    "precision a list": lambda m: m["files"][0].update(precision=["fp32"]),
+    "device a number": lambda m: m["files"][0].update(build={"device": 5}),
+    "options null": lambda m: m["files"][0].update(build={"options": None}),
+    "too many frames": lambda m: m["clip"].update(num_frames=10**18),
 }
 
 
@@ -209,6 +215,14 @@ BAD_VALUES: dict[str, Edit] = {
 def test_bundle_manifest_with_a_bad_value_is_refused(folder: Path, edit: Edit) -> None:
     _edit(folder, edit)
     assert "manifest.json is not valid" in _refusal(lambda: load_bundle(folder))
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda m: m["files"][0].update(name="\ud800"), lambda m: m.update(classes=["no", "\ud800"])]
+)
+def test_bundle_manifest_with_text_that_no_file_can_hold_is_refused(folder: Path, edit: Edit) -> None:
+    _edit(folder, edit)
+    assert "manifest.json cannot be read" in _refusal(lambda: load_bundle(folder))
 
 
 def test_bundle_random_damage_to_the_manifest_is_refused_or_harmless(folder: Path) -> None:
@@ -246,6 +260,11 @@ BAD_REFERENCES = {
     "heatmaps of other clips": {"heatmaps": np.zeros((3, 4, 4, 4), np.float32)},
     "heatmaps without frames": {"heatmaps": np.zeros((2, 4, 4), np.float32)},
     "text": {"probabilities": np.array([["a", "b"]] * 2)},
+    "objects": {"probabilities": np.array([[None, None]] * 2)},
+    "complex numbers": {"probabilities": np.ones((2, 2), np.complex64)},
+    "NaN": {"clips": np.full((2, 4, 1, 16, 20), np.nan, np.float32)},
+    "infinity": {"heatmaps": np.full((2, 4, 4, 4), np.inf, np.float32)},
+    "more than float32 holds": {"heatmaps": np.full((2, 4, 4, 4), 1e300)},
 }
 
 
@@ -272,3 +291,39 @@ def test_bundle_reference_without_an_array_is_refused(folder: Path) -> None:
     np.savez(folder / "reference.npz", clips=np.zeros((1, 4, 1, 16, 20), np.float32))
     _list_true_hash(folder, "reference.npz")
     assert "probabilities" in _refusal(load_bundle(folder).reference)
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "packed in an unknown way"])
+def test_bundle_reference_that_cannot_be_unpacked_is_refused(folder: Path, damage: str) -> None:
+    path = folder / "reference.npz"
+    content = bytearray(path.read_bytes())
+    # the flags and the method of the first member, as the archive's directory has them
+    place = content.find(b"PK\x01\x02") + (8 if damage == "encrypted" else 10)
+    content[place] = 1 if damage == "encrypted" else 77
+    path.write_bytes(content)
+    _list_true_hash(folder, path.name)
+    assert "is not a reference file" in _refusal(load_bundle(folder).reference)
+
+
+def _write_first_member(path: Path, shape: tuple[int, ...], num_blocks: int) -> None:
+    """Write clips whose header promises a shape, and in 16 MiB blocks of zeros what is there of it."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("clips.npy", "w") as member,
+    ):
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for _ in range(num_blocks):
+            member.write(bytes(1 << 24))
+
+
+def test_bundle_reference_that_unpacks_to_more_than_memory_is_refused_before_it_does(folder: Path) -> None:
+    _write_first_member(folder / "reference.npz", (1 << 28, 1), num_blocks=65)
+    assert (folder / "reference.npz").stat().st_size < 1 << 24
+    _list_true_hash(folder, "reference.npz")
+    assert "1073741824 are allowed" in _refusal(load_bundle(folder).reference)
+
+
+def test_bundle_reference_that_promises_more_than_memory_is_refused(folder: Path) -> None:
+    _write_first_member(folder / "reference.npz", (1 << 60,), num_blocks=0)
+    _list_true_hash(folder, "reference.npz")
+    assert "is not a reference file" in _refusal(load_bundle(folder).reference)

@@ -84,7 +84,17 @@ def test_ampere_plus_plan_does_not_fit_a_turing_gpu() -> None:
     assert misfit(entry(hardware_compatibility="ampere-plus"), here) is not None
 
 
-@pytest.mark.parametrize("build", [{}, {"software": {}}, {"software": None}, {"software": {"tensorrt": 11}}])
+@pytest.mark.parametrize(
+    "build",
+    [
+        {},
+        {"software": {}},
+        {"software": None},
+        {"software": {"tensorrt": 11}},
+        entry(with_host(tensorrt=""), version_compatible=True),
+        entry(with_host(driver_cuda="")),
+    ],
+)
 def test_plan_without_a_record_is_refused(build: dict[str, object]) -> None:
     assert misfit(build, HERE) == "has no record in the manifest of what it was built on"
 
@@ -96,6 +106,12 @@ def test_refusal_names_the_file_and_the_command_that_builds_it_anew(bundle: Bund
     assert text.startswith(f"{bundle.path / 'x.plan'} was built by TensorRT 10.9.0.1")
     assert text.endswith(f"edge-build {bundle.path} --backend tensorrt --precision fp16")
     assert (caught.value.exit_code, "\n" in text) == (4, False)
+
+
+def test_plan_that_the_manifest_says_nothing_of_is_refused_with_the_command(bundle: Bundle) -> None:
+    file = dataclasses.replace(bundle.file("tensorrt"), build=None)
+    with pytest.raises(EngineError, match=r"has no record .*: edge-build .* --backend tensorrt --precision fp16$"):
+        require_fit(bundle, file, HERE)
 
 
 def test_options_are_read_from_settings() -> None:
