@@ -152,11 +152,7 @@ def test_watched_folder_never_tries_again_what_the_process_died_of(
 ) -> None:
     monkeypatch.setattr(watch_folder, "STABLE_S", 0.0)
     monkeypatch.setattr(watch_folder, "RETRY_S", 0.0)
-    path = small_cine(folder / "a.dcm")
-    for _ in range(3):
-        queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
-        assert queue.take(0) == path
-        assert queue.begin(path) is not None  # and the process dies
+    _die_of(small_cine(folder / "a.dcm"), tmp_path / "ledger")
     queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
     player = ObjectPlayer(queue, _no_opener, is_realtime=False)
     assert "ended the process too often" in _only_trouble(player)
@@ -181,11 +177,7 @@ def test_watched_folder_whose_drive_comes_late_knows_what_the_process_died_of(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_folder, "STABLE_S", 0.0)
-    path = small_cine(folder / "a.dcm")
-    for _ in range(3):
-        queue = WatchedQueue(folder, Ledger(tmp_path / "ledger"))
-        assert queue.take(0) == path
-        assert queue.begin(path) is not None
+    _die_of(small_cine(folder / "a.dcm"), tmp_path / "ledger")
     folder.rename(folder.parent / "drive")
     folder.mkdir()
     assert WatchedQueue(folder, Ledger(tmp_path / "ledger")).take(0) is None
@@ -208,6 +200,14 @@ def test_watched_folder_plays_a_file_in_the_place_of_one_that_the_capture_died_o
     frames = list(itertools.takewhile(lambda item: isinstance(item, Frame), player.frames()))
     player.close()
     assert len(frames) == 3
+
+
+def _die_of(path: Path, ledger: Path) -> None:
+    """Begin the only file of its folder three times, as processes that die of it do."""
+    for _ in range(3):
+        queue = WatchedQueue(path.parent, Ledger(ledger))
+        assert queue.take(0) == path
+        assert queue.begin(path) is not None
 
 
 def _only_trouble(player: ObjectPlayer) -> str:
