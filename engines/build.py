@@ -3,23 +3,27 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import importlib
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.bundle import Bundle, BundleFile, add_files, describe_file
+from engines.bundle import Bundle, BundleFile, add_files, describe_file, drop_files
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError, ParityError
 from engines.load import backend_module, load_unproven
 from engines.parity import ParityResult, measure_parity
 
 _TIMED_S, _MIN_TIMED = 1.0, 5
+_SCRATCH = ".build-"
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done, 0 to 1."""
@@ -95,12 +99,19 @@ def build_engine(
     Raises:
         BackendError: Unknown builder or precision, or its library is not installed.
         ParityError: The engine differs from the reference; the bundle is as it was.
-        EngineError: The builder failed; the bundle is as it was.
+        EngineError: The builder failed, or another is at work on the bundle; the bundle is as it was.
     """
     module = _module(builder, precision)
+    with _alone(bundle.path):
+        return _build_alone(bundle, builder, module, precision, options, progress)
+
+
+def _build_alone(
+    bundle: Bundle, builder: str, module: _BuilderModule, precision: str, options: BuildOptions, progress: Progress
+) -> tuple[Bundle, BundleFile, ParityResult]:
     # in the bundle's folder, so that moving the files there is atomic
     try:
-        scratch = tempfile.TemporaryDirectory(prefix=".build-", dir=bundle.path)
+        scratch = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=bundle.path)
     except OSError as exc:
         raise EngineError(f"{bundle.path} cannot be written ({exc.strerror}); give it write permission") from exc
     with scratch as name:
@@ -115,9 +126,34 @@ def build_engine(
                 "reference clips; nothing was added to the bundle: choose another precision"
             )
         files = _with_results(candidate.files[-len(built.files) :], result, speed)
+        # so that the manifest is true at each moment: whoever is killed between two steps leaves a whole bundle
+        kept = drop_files(bundle, {file.name for file in files})
         for file in files:
             (folder / file.name).replace(bundle.path / file.name)
-    return add_files(bundle, *files), files[0], result
+    return add_files(kept, *files), files[0], result
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let no two builds change a bundle or falsify each other's times; clear away what a killed one left.
+
+    Raises:
+        EngineError: There is another one.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise EngineError(f"another edge-build is at work on {path}; let it end first") from exc
+        except OSError:
+            pass  # on some network drives no folder can be locked
+        else:
+            for left in path.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _module(builder: str, precision: str) -> _BuilderModule:

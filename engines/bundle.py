@@ -10,7 +10,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +244,21 @@ def add_files(bundle: Bundle, *files: BundleFile) -> Bundle:
     Raises:
         BundleError: The manifest cannot be read or written.
     """
+    return _list_anew(bundle, {file.name for file in files}, files)
+
+
+def drop_files(bundle: Bundle, names: Set[str]) -> Bundle:
+    """List files of these names no more, if they are listed; in one atomic step.
+
+    Raises:
+        BundleError: The manifest cannot be read or written.
+    """
+    return _list_anew(bundle, names, ())
+
+
+def _list_anew(bundle: Bundle, names: Set[str], files: tuple[BundleFile, ...]) -> Bundle:
     path = bundle.path / MANIFEST_NAME
     manifest = _read_manifest(path)
-    names = {file.name for file in files}
     entries = [_file_entry(file) for file in files]
     manifest["files"] = [entry for entry in manifest["files"] if entry["name"] not in names] + entries
     try:

@@ -72,6 +72,8 @@ def load_engine(
         from engines.auto import load_best  # stands on this module
 
         return load_best(bundle, options)
+    if backend not in BACKENDS:
+        raise BackendError(f"backend {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}")
     return load_proven(bundle, backend, options)
 
 
@@ -116,5 +118,5 @@ def backend_module(backend: str) -> BackendModule:
         BackendError: There is none of this name.
     """
     if backend not in BACKENDS:
-        raise BackendError(f"backend {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}")
+        raise BackendError(f"backend {backend!r} is unknown; allowed are {', '.join(BACKENDS)}")
     return cast(BackendModule, importlib.import_module(BACKENDS[backend]))

@@ -48,7 +48,12 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         software["nncf"] = importlib.metadata.version("nncf")
         chosen["num_calibration_clips"] = len(clips)
     name = f"model.openvino-{precision}"
-    openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision in ("bf16", "fp16"))
+    try:
+        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision in ("bf16", "fp16"))
+    except RuntimeError as exc:  # it does not say why
+        raise EngineError(
+            f"OpenVINO cannot write {name}.xml and .bin into {bundle.path}; make room on its disk"
+        ) from exc
     if device == DEFAULT_DEVICE:
         progress("timing", 0.0)
         properties = latency_properties(precision, capabilities)

@@ -68,7 +68,7 @@ class Monitor(trt.IProgressMonitor):
 
     @contextlib.contextmanager
     def catching_ctrl_c(self) -> Iterator[None]:
-        """Remember Ctrl-C: its exception would come up within one of TensorRT's calls, which swallows exceptions."""
+        """Remember Ctrl-C and SIGTERM: an exception would come up in one of TensorRT's calls, which swallows it."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python tells the main thread alone
             return
@@ -76,11 +76,12 @@ class Monitor(trt.IProgressMonitor):
         def remember(*_: object) -> None:
             self.is_interrupted = True
 
-        before = signal.signal(signal.SIGINT, remember)
+        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt) -> None:
         """Take the start of a phase; TensorRT calls this."""

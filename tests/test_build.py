@@ -1,9 +1,16 @@
 """edge-build: what is compiled must prove itself before the bundle lists it; and the table of the parity gate alone."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
+import resource
 import shutil
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +117,85 @@ def test_build_again_replaces_the_files_and_keeps_all_else(folder: Path) -> None
     assert sorted(file["name"] for file in first["files"]) == sorted(file["name"] for file in second["files"])
     assert {**first, "files": 0} == {**second, "files": 0}
     assert not list(folder.glob(".build-*"))
+
+
+def _build_until(monkeypatch: pytest.MonkeyPatch, folder: Path, step: str) -> None:
+    """Build up to a step, and end there as a process that is killed: nothing after it is done."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, step, die)
+        with pytest.raises(KeyboardInterrupt):
+            _build(folder, "fp32")
+
+
+@pytest.mark.parametrize("step", ["drop_files", "add_files"])
+def test_build_killed_between_two_steps_leaves_a_whole_bundle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    _build(folder, "fp32")
+    weights = folder / "model.openvino-fp32.bin"
+    weights.write_bytes(b"of an older build")  # so that what is moved there has another hash
+    add_files(load_bundle_unchecked(folder), describe_file(weights, "openvino-weights", "fp32"))
+    _build_until(monkeypatch, folder, step)
+    assert load_bundle(folder).has("openvino", "fp32") == (step == "drop_files")
+    _build(folder, "fp32")
+    load_engine(load_bundle(folder), "openvino").close()
+
+
+def load_bundle_unchecked(folder: Path) -> Bundle:
+    """Return the bundle by a manifest that no longer fits its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engines.bundle._check_file", lambda *_: None)
+        return load_bundle(folder)
+
+
+def test_build_beside_another_on_the_same_bundle_is_refused(folder: Path) -> None:
+    (folder / ".build-of the other").mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(EngineError, match=r"another edge-build is at work on .*bundle; let it end first"):
+        _build(folder, "fp32")
+    assert (folder / ".build-of the other").exists()
+    os.close(descriptor)
+    _build(folder, "fp32")
+    assert not list(folder.glob(".build-*"))  # its process is gone
+
+
+def test_command_that_is_terminated_leaves_the_bundle_as_it_was_and_says_so(folder: Path) -> None:
+    before = _state(folder)
+    script = (
+        "import os, signal, engines.openvino_build as module, tools.build\n"
+        "module.quantize = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "raise SystemExit(tools.build.main())"
+    )
+    command = [sys.executable, "-c", script, str(folder), "--backend", "openvino", "--precision", "int8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == f"error: the build was stopped; {folder} has no new engine\n"
+    assert _state(folder) == before
+
+
+def test_build_on_a_full_disk_is_refused_in_one_line(folder: Path) -> None:
+    before = _state(folder)
+    with full_disk(), pytest.raises(EngineError, match=r"OpenVINO cannot write model\.openvino-fp32\.xml .* make room"):
+        _build(folder, "fp32")
+    assert _state(folder) == before
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file of this process grow beyond 100 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_build_that_differs_from_the_reference_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
@@ -296,6 +382,7 @@ def test_command_check_of_a_bundle_that_is_not_its_reference_is_refused(tmp_path
         (["BUNDLE", "--backend", "abacus", "--precision", "fp32"], 4, "cannot be built; allowed are openvino"),
         (["BUNDLE", "--backend", "openvino", "--precision", "fp8"], 4, "allowed are fp32, bf16, fp16, int8"),
         (["BUNDLE", "--check", "--backend", "abacus"], 4, "backend 'abacus' is unknown"),
+        (["BUNDLE", "--check", "--backend", "auto"], 4, "backend 'auto' is unknown; allowed are openvino, onnxruntime"),
         (["BUNDLE", "--check", "--precision", "int8"], 2, "--check takes only"),
         (
             ["BUNDLE", "--backend", "openvino", "--precision", "fp32", "--calibrate", "demo"],

@@ -101,7 +101,8 @@ def test_ctrl_c_during_a_build_ends_it(compile_plan, half_path, tmp_path):
     assert not (tmp_path / "x.plan").exists()
 
 
-def test_ctrl_c_within_tensorrts_own_calls_ends_a_build(tensorrt_build, compile_plan, half_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_within_tensorrts_own_calls_ends_a_build(tensorrt_build, compile_plan, half_path, monkeypatch, number):
     told, sent = [], []
     log = tensorrt_build.WORDS.log
 
@@ -109,14 +110,14 @@ def test_ctrl_c_within_tensorrts_own_calls_ends_a_build(tensorrt_build, compile_
         log(severity, msg)
         if told and not sent:
             sent.append(msg)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     monkeypatch.setattr(type(tensorrt_build.WORDS), "log", log_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         compile_plan(half_path, lambda what, share: told.append(what))
     assert sent
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_fp32_file_is_refused_before_its_silent_fp32_plan(compile_plan, half_path):

@@ -3,15 +3,18 @@
 import argparse
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edge.commandline import Parser, run_command
-from edge.errors import ConfigError
+from edge.errors import ConfigError, EngineError
 from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
 from engines.build import Progress as Tell
@@ -26,7 +29,12 @@ _SETTINGS = tuple(field.name for field in dataclasses.fields(PlanOptions))
 
 def main() -> int:
     """Run the command."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that nothing half built is left in the bundle
     return run_command(_run)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _run() -> int:
@@ -88,8 +96,11 @@ def _build(bundle: Bundle, options: argparse.Namespace) -> int:
     if options.calibrate:
         clips = np.concatenate([clips, read_clips(bundle, options.calibrate, options.clips)])
     build_options = BuildOptions(device=options.device, calibration_clips=clips, settings=_settings(options))
-    with _progress() as tell:
-        _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
+    try:
+        with _progress() as tell:
+            _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
+    except KeyboardInterrupt as exc:  # not quietly: a script that goes on would count on the engine
+        raise EngineError(f"the build was stopped; {bundle.path} has no new engine") from exc
     build = file.build or {}
     print(f"{bundle.path / file.name}: {result.describe()}, over {result.num_clips} reference clips")
     gain = ""
