@@ -14,6 +14,7 @@ from engines.openvino_engine import DEFAULT_DEVICE, hardware
 
 _log = logging.getLogger("edge.engines")
 
+_GPU = "cuda"
 _MIN_GAIN = 1.05
 """A lower precision must be faster than FP32 by more than the noise of a measurement."""
 
@@ -66,13 +67,15 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
 def _mismatch(candidate: _Candidate, options: EngineOptions) -> str | None:
     if options.precision is not None and candidate.precision not in (None, options.precision):
         return f"{options.precision} is asked for"
+    if candidate.device == _GPU and options.device is not None and not options.device.startswith(_GPU):
+        return f"{options.device} is asked for"  # torch has that as well, as the slowest of all
     return None
 
 
 def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
     """Yield what there might be, best first."""
     yield from _with_files(bundle, "tensorrt")
-    yield _Candidate("torch", "cuda", None, backend_module("torch").probe() or host.cuda_trouble())
+    yield _Candidate("torch", _GPU, None, backend_module("torch").probe() or host.cuda_trouble())
     yield from _openvino(bundle)
     yield from _with_files(bundle, "onnxruntime")
     yield from _with_files(bundle, "torch", "cpu")

@@ -105,10 +105,15 @@ class Engine(abc.ABC):
         self.infer()
         self.reset()
 
-    def run_clip(self, clip_tchw: npt.NDArray[np.float32]) -> EngineOutput:
-        """Run one whole clip (T, C, H, W) through the ring; leaves the ring empty."""
+    def run_clip(self, clip_tchw: npt.NDArray[np.float32], num_before: int = 0) -> EngineOutput:
+        """Run one whole clip (T, C, H, W) through the ring; leaves the ring empty.
+
+        Args:
+            clip_tchw: The clip.
+            num_before: How many of its frames are pushed before it: the slot, 0 to T - 1, at which its window starts.
+        """
         self.reset()
-        for frame_chw in clip_tchw:
+        for frame_chw in (*clip_tchw[:num_before], *clip_tchw):
             self.push(frame_chw)
         output = self.infer()
         self.reset()

@@ -32,7 +32,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     """
     openvino = import_openvino()
     core = shared_core()
-    device = options.device or DEFAULT_DEVICE
+    device = (options.device or DEFAULT_DEVICE).upper()
     capabilities = check_device(core, device, precision)
     path = bundle.path / bundle.file("onnx", "fp32").name
     progress("reading the network", 0.0)

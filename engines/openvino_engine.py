@@ -81,7 +81,7 @@ class OpenVinoEngine(HostEngine):
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         precision = options.precision or "fp32"
         file = file_for(bundle, precision)
-        device = options.device or (file.build or {}).get("device") or DEFAULT_DEVICE
+        device = (options.device or (file.build or {}).get("device") or DEFAULT_DEVICE).upper()
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )

@@ -83,6 +83,15 @@ def test_auto_without_a_gpu_takes_openvino_and_says_why_no_better_one(folder: Pa
     assert not any("onnxruntime" in line for line in told)  # it is no better one
 
 
+@pytest.mark.parametrize("device", ["cpu", "CPU"])
+def test_auto_asked_for_the_processor_of_a_machine_with_a_gpu_takes_the_fastest_there(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(host, "cuda_trouble", lambda: None)
+    assert _chosen(_with_build(built, gain_over_fp32=1.8), device=device) == ("openvino", "int8")
+    assert f"auto: passed over torch cuda: {device} is asked for" in told
+
+
 def test_auto_takes_the_precision_that_was_measured_faster_here(built: Bundle, told: list[str]) -> None:
     assert _chosen(_with_build(built, gain_over_fp32=1.8)) == ("openvino", "int8")
     assert not any("openvino" in line for line in told)

@@ -236,6 +236,17 @@ def test_peaks_are_measured_in_each_precision_that_the_processor_has() -> None:
     assert measure_peaks("NPU") == {}
 
 
+def test_peak_of_a_gpu_without_torch_is_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT and ONNX Runtime run there without it, and what they gave must not be lost."""
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    assert measure_peaks("cuda:0") == {}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the matrix-multiply peak of cuda:0 is not measured: backend torch: no torch here;")
+
+
 def test_percentiles_of_a_known_row() -> None:
     assert percentiles([float(value) for value in range(101)]) == {"p50": 50, "p95": 95, "p99": 99, "max": 100}
     assert percentiles([]) is None

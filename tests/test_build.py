@@ -384,6 +384,7 @@ def test_command_check_of_a_bundle_that_is_not_its_reference_is_refused(tmp_path
         (["BUNDLE", "--check", "--backend", "abacus"], 4, "backend 'abacus' is unknown"),
         (["BUNDLE", "--check", "--backend", "auto"], 4, "backend 'auto' is unknown; allowed are openvino, onnxruntime"),
         (["BUNDLE", "--check", "--precision", "int8"], 2, "--check takes only"),
+        (["BUNDLE", "--check", "--set", "workspace_mb=1"], 2, "--check takes only"),
         (
             ["BUNDLE", "--backend", "openvino", "--precision", "fp32", "--calibrate", "demo"],
             2,

@@ -190,6 +190,13 @@ def test_engine_unknown_device_is_refused_with_the_ones_there(bundle: Bundle) ->
         create(bundle, EngineOptions(device="TPU"))
 
 
+def test_engine_device_in_small_letters_is_the_device(bundle: Bundle) -> None:
+    """As torch and ONNX Runtime take it: so that `--backend auto --device cpu` passes over none."""
+    engine = create(bundle, EngineOptions(device="cpu"))
+    assert engine.spec.device == "CPU"
+    engine.close()
+
+
 def test_engine_unknown_precision_is_refused_with_the_ones_there(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="does not compute in 'fp8'; it does in fp32, bf16, fp16, int8"):
         create(bundle, EngineOptions(precision="fp8"))

@@ -76,6 +76,16 @@ def test_parity_on_one_clip_again_and_again_is_said_to_prove_little(
     assert caplog.text == ""
 
 
+def test_parity_proves_windows_that_start_elsewhere_in_the_ring(bundle: Bundle) -> None:
+    """After a reset the window starts at the first slot; live, at each of the T in turn."""
+    wrong = create(bundle)
+    wrong._inputs[1:] = wrong._inputs[:1] * 3
+    assert wrong.run_clip(bundle.reference().clips[0]).probabilities[1] > 0.5
+    with pytest.raises(ParityError, match=r"is refused .* probabilities differ by"):
+        check_parity(wrong, bundle)
+    wrong.close()
+
+
 def test_parity_leaves_the_ring_empty(engine: Engine, bundle: Bundle) -> None:
     check_parity(engine, bundle)
     with pytest.raises(Exception, match="4 frames since the last reset"):

@@ -65,7 +65,7 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.check and not (options.backend and options.precision):
         raise ConfigError("--backend and --precision, or --check, must be given; see edge-build --help")
-    if options.check and (options.precision or options.calibrate):
+    if options.check and (options.precision or options.calibrate or options.set):
         raise ConfigError("--check takes only --backend and --device beside it; see edge-build --help")
     if options.calibrate and options.precision != "int8":
         raise ConfigError(f"--calibrate serves --precision int8; got {options.precision}")
