@@ -107,17 +107,18 @@ def measure_parity(engine: Engine, bundle: Bundle) -> ParityResult:
             f"{reference.probabilities.shape} and {reference.heatmaps.shape}",
         )
     num_clips = len({clip.tobytes() for clip in reference.clips})
-    if num_clips < _FEW_CLIPS:
+    peak = float(np.abs(reference.heatmaps).max())
+    for lacks in ("two different clips",) * (num_clips < _FEW_CLIPS) + ("heatmap but empty ones",) * (peak == 0):
         _log.warning(
-            "%s holds no two different clips, which proves little of an engine; export the bundle again from a "
-            "manifest with several videos",
+            "%s holds no %s, which proves little of an engine; export the bundle again from a manifest with several "
+            "videos of all classes",
             (bundle.path / bundle.file("reference").name).resolve(),
+            lacks,
         )
-    peak = float(np.abs(reference.heatmaps).max()) or 1.0
     return ParityResult(
         num_clips=num_clips,
         probability_difference=float(np.abs(probabilities - reference.probabilities).max()),
-        heatmap_difference=float(np.abs(heatmaps - reference.heatmaps).max()) / peak,
+        heatmap_difference=float(np.abs(heatmaps - reference.heatmaps).max()) / (peak or 1.0),
         is_top_class_equal=bool((probabilities.argmax(1) == reference.probabilities.argmax(1)).all()),
         tolerance=TOLERANCES[engine.spec.precision],
     )

@@ -76,6 +76,19 @@ def test_parity_on_one_clip_again_and_again_is_said_to_prove_little(
     assert caplog.text == ""
 
 
+def test_parity_on_empty_heatmaps_alone_is_said_to_prove_little(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Dark(_Says):
+        def heatmaps(self, number: int) -> np.ndarray:
+            return 0 * super().heatmaps(number)
+
+    engine = Dark(bundle, bundle.reference().probabilities[0])
+    same = np.repeat(bundle.reference().probabilities[:1], 2, 0)
+    assert check_parity(engine, _Reworked(bundle, probabilities=same, heatmaps=engine.heatmaps(2))).is_within  # type: ignore[arg-type]
+    assert "reference.npz holds no heatmap but empty ones, which proves little of an engine" in caplog.text
+
+
 def test_parity_proves_windows_that_start_elsewhere_in_the_ring(bundle: Bundle) -> None:
     """After a reset the window starts at the first slot; live, at each of the T in turn."""
     wrong = create(bundle)
