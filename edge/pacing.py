@@ -8,7 +8,7 @@ from edge.frame import Frame
 from edge.sources.base import LiveItem
 
 _MAX_LATE_NS = 10**9
-_DECODE_FACTOR, _DECODE_MARGIN_NS, _DECAY = 2, 2_000_000, 0.95
+_DECODE_MARGIN_NS, _DECAY = 2_000_000, 0.95
 
 
 class Pacer:
@@ -39,7 +39,7 @@ class Pacer:
 
     def _rest(self) -> None:
         """Wait until the next frame must be decoded, judged by the slowest of the last ones."""
-        rest_ns = self._last_due_ns + self._interval_ns - _DECODE_FACTOR * self._decode_ns - _DECODE_MARGIN_NS
+        rest_ns = self._last_due_ns + self._interval_ns - self._decode_ns - _DECODE_MARGIN_NS
         rest_ns -= time.monotonic_ns()
         if rest_ns > 0:
             self._stop.wait(rest_ns / 1e9)
