@@ -31,6 +31,7 @@ _SURELY_MOVING_SHARE = 0.2
 """Of all cells: where so many change, nobody needs to know which of them show tissue."""
 _FLAT_LEVEL = 12
 """Gray levels by which a cell of a flat image must change to be a sign of life."""
+_SQUARE_3, _SQUARE_5 = np.ones((3, 3), np.uint8), np.ones((5, 5), np.uint8)
 _COARSE = (32, 32)
 _NUM_REMEMBERED, _MIN_REMEMBERED, _JUMP_FACTOR = 15, 5, 5.0
 """A change must be so many times as large as the largest of the last ones: a probe that moves changes the image too."""
@@ -131,17 +132,17 @@ class ImageWatch:
     def _is_still(self, cells: UInt8Image) -> bool:
         difference = cv2.absdiff(cells, self._anchor)
         changed = difference >= self._thresholds.still_level
-        if changed.mean() >= max(_SURELY_MOVING_SHARE, self._thresholds.still_share):
+        if _share(changed) >= max(_SURELY_MOVING_SHARE, self._thresholds.still_share):
             return False
         tissue = self._tissue()
         if tissue is None:
             return int(difference.max()) < _FLAT_LEVEL
-        return float(changed[tissue].mean()) < self._thresholds.still_share
+        return np.count_nonzero(changed & tissue) < self._thresholds.still_share * np.count_nonzero(tissue)
 
     def _judge(self, cells: UInt8Image) -> tuple[State, str]:
         if int(cells.max()) - int(cells.min()) < _FLAT_LEVEL:
             return State.NO_SIGNAL, "the image is blank"
-        if _textured(_uneven(cells)).mean() < _MIN_TISSUE_SHARE:
+        if _share(_textured(_uneven(cells))) < _MIN_TISSUE_SHARE:
             return State.NO_SIGNAL, "the image is a still card without an ultrasound image"
         return State.FROZEN, "the image is frozen"
 
@@ -203,33 +204,38 @@ def _tissue(cells: UInt8Image) -> npt.NDArray[np.bool_] | None:
     """Return which cells show tissue; None where this is no ultrasound image."""
     uneven = _uneven(cells)
     textured = _textured(uneven)
-    is_flat = uneven.sum() < _MIN_UNEVEN_SHARE * (cells >= _MIN_BRIGHTNESS).sum()
-    return None if is_flat or textured.mean() < _MIN_TISSUE_SHARE else textured
+    is_flat = np.count_nonzero(uneven) < _MIN_UNEVEN_SHARE * np.count_nonzero(cells >= _MIN_BRIGHTNESS)
+    return None if is_flat or _share(textured) < _MIN_TISSUE_SHARE else textured
 
 
 def _uneven(cells: UInt8Image) -> npt.NDArray[np.bool_]:
     """Return which cells are bright and unlike their neighbours."""
-    change = cast(UInt8Image, cv2.morphologyEx(cells, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+    change = cast(UInt8Image, cv2.morphologyEx(cells, cv2.MORPH_GRADIENT, _SQUARE_3))
     return np.asarray((change >= _MIN_TEXTURE) & (cells >= _MIN_BRIGHTNESS), np.bool_)
 
 
 def _textured(uneven: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return where the image is uneven over more than a line's width."""
-    closed = cv2.morphologyEx(uneven.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.bool_)
+    closed = cv2.morphologyEx(uneven.view(np.uint8), cv2.MORPH_CLOSE, _SQUARE_3)
+    return cv2.morphologyEx(closed, cv2.MORPH_OPEN, _SQUARE_5).view(np.bool_)
+
+
+def _share(marked: npt.NDArray[np.bool_]) -> float:
+    """Return the share that is True: their mean, five times as fast."""
+    return np.count_nonzero(marked) / marked.size
 
 
 def _coarse(cells: UInt8Image) -> FloatImage:
     """Return the image without its speckle: (32, 32) float32 of mean 0."""
     small = cv2.resize(cells, _COARSE, interpolation=cv2.INTER_AREA).astype(np.float32)
     blurred = cv2.GaussianBlur(small, (3, 3), 0)
-    return cast(FloatImage, blurred - blurred.mean())
+    return cast(FloatImage, blurred - cv2.mean(blurred)[0])
 
 
 def _distance(one: FloatImage, other: FloatImage) -> float:
     """Return one less the correlation: 0 for the same image, whatever its gain; about 1 for any other."""
-    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return 1 - float((one * other).sum()) / norm if norm > 1e-3 else 0.0
+    norm = cv2.norm(one) * cv2.norm(other)
+    return 1 - float(np.vdot(one, other)) / norm if norm > 1e-3 else 0.0
 
 
 def has_flow(frame: Frame, roi: Rect) -> bool:
@@ -240,8 +246,8 @@ def has_flow(frame: Frame, roi: Rect) -> bool:
         parts = (frame.part_of(plane[::4, ::4], roi).astype(np.int16) for plane in frame.chroma())
         strength = np.maximum(*(np.abs(part - 128) for part in parts))
         return float((strength >= _MIN_CHROMA).mean()) >= _MIN_COLOUR_SHARE
-    if frame.pixels.ndim == 2:
+    if (image := frame.rgb()).ndim == 2:
         return False
-    part = frame.part_of(frame.pixels[::8, ::8], roi)
+    part = frame.part_of(image[::8, ::8], roi)
     saturation = part.max(axis=2) - part.min(axis=2)
     return float((saturation >= 2 * _MIN_CHROMA).mean()) >= _MIN_COLOUR_SHARE
