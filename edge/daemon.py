@@ -32,6 +32,8 @@ _log = logging.getLogger("edge")
 _HIGH_WATER_MARK = 1000
 _HIGH_WATER_MARK_MAX = 50_000
 """At the pace "max" a slow reader may fall this many predictions behind before it loses any: some 100 MB at most."""
+_GATHER_S = 0.05
+"""At the pace "max" of a recording: how long predictions wait to leave together."""
 _SWITCH_INTERVAL_S = 0.0005
 """How soon a thread that waits for the interpreter gets it: Python's own 5 ms would be felt in the latency."""
 
@@ -62,6 +64,7 @@ def run_daemon(config: Config, attach: Callable[[Callable[[str], None]], None]) 
             config.stream,
             meters,
             high_water_mark=_HIGH_WATER_MARK_MAX if is_patient else _HIGH_WATER_MARK,
+            gather_s=_GATHER_S if config.pace == "max" and not source.info.is_live else 0.0,
             curve_dir=Path(config.curve) if config.curve else None,
             is_insecure=config.insecure,
         )

@@ -137,7 +137,7 @@ class ImageWatch:
         tissue = self._tissue()
         if tissue is None:
             return int(difference.max()) < _FLAT_LEVEL
-        return np.count_nonzero(changed & tissue) < self._thresholds.still_share * np.count_nonzero(tissue)
+        return _share(changed[tissue]) < self._thresholds.still_share
 
     def _judge(self, cells: UInt8Image) -> tuple[State, str]:
         if int(cells.max()) - int(cells.min()) < _FLAT_LEVEL:

@@ -50,10 +50,21 @@ class Publisher:
         meters: Meters,
         *,
         high_water_mark: int = 1000,
+        gather_s: float = 0.0,
         curve_dir: Path | None = None,
         is_insecure: bool = False,
     ) -> None:
         """Bind; `taps` may be added until `start`: each is given every message, in the publisher's thread.
+
+        Args:
+            address: Where to bind.
+            stream: The stream's name.
+            meters: Count what is published.
+            high_water_mark: How many messages may wait for a subscriber.
+            gather_s: How long predictions and frames may wait for others that leave with them: where nobody waits for
+                each, threads and readers that are woken for several at once leave the engine more of the processor.
+            curve_dir: Key folder with `server.key_secret` and the clients' public keys.
+            is_insecure: Bind to other addresses than loopback without keys.
 
         Raises:
             ConfigError: The address is malformed, or not loopback without keys.
@@ -61,6 +72,7 @@ class Publisher:
         """
         check_address(address, has_keys=curve_dir is not None, insecure=is_insecure)
         self._meters = meters
+        self._gather_s = gather_s
         self._topic = f"prediction.{stream}".encode()
         self._host = wire.boot_id()
         self._seq = 0
@@ -102,11 +114,11 @@ class Publisher:
 
     def publish_prediction(self, prediction: Prediction, identity: wire.StreamIdentity) -> None:
         """Hand over a prediction."""
-        self._hand_over(lambda: self._send_prediction(prediction, identity))
+        self._hand_over(lambda: self._send_prediction(prediction, identity), may_wait=self._gather_s > 0)
 
     def publish_frame(self, header: wire.Header, jpeg: bytes) -> None:
         """Hand over a frame's header and its JPEG."""
-        self._hand_over(lambda: self._send_frame(header, jpeg))
+        self._hand_over(lambda: self._send_frame(header, jpeg), may_wait=self._gather_s > 0)
 
     def set_state(self, state: State, reason: str) -> None:
         """Hand over a state; a change is told at once by a status message."""
@@ -149,10 +161,11 @@ class Publisher:
         self._socket.setsockopt(zmq.LINGER, _LINGER_PATIENT_MS if is_patient else _LINGER_MS)
         self._resources.close()
 
-    def _hand_over(self, send: Callable[[], None]) -> None:
+    def _hand_over(self, send: Callable[[], None], *, may_wait: bool = False) -> None:
         if not self._is_closing.is_set():
             self._outbox.append(send)
-            os.eventfd_write(self._wake_fd, 1)
+            if not may_wait:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -160,7 +173,9 @@ class Publisher:
         poller.register(self._wake_fd, zmq.POLLIN)
         next_status_s = time.monotonic()
         while not self._is_closing.is_set():
-            ready = dict(poller.poll(math.ceil(max(0.0, next_status_s - time.monotonic()) * 1e3)))
+            rest_s = max(0.0, next_status_s - time.monotonic())
+            rest_s = min(rest_s, self._gather_s) if self._gather_s else rest_s
+            ready = dict(poller.poll(math.ceil(rest_s * 1e3)))
             if self._socket in ready:
                 self._read_subscriptions()
             if self._wake_fd in ready:

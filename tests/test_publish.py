@@ -142,6 +142,34 @@ def test_publisher_closed_patiently_waits_for_a_slow_reader(
     assert indices == list(range(200))
 
 
+def test_publisher_that_gathers_sends_a_prediction_though_nothing_else_is_due(
+    open_publisher: Open, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.publish.STATUS_INTERVAL_S", 1000)
+    publisher = open_publisher(gather_s=0.01)
+    socket = subscribe(publisher, "prediction.main")
+    _wait_for_subscribers(publisher, 1)
+    publisher.publish_prediction(_prediction(), IDENTITY)
+    assert _receive(socket)[0] == "prediction.main"
+
+
+def test_publisher_that_gathers_keeps_the_order_and_tells_a_state_at_once(
+    open_publisher: Open, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.publish.STATUS_INTERVAL_S", 1000)
+    publisher = open_publisher(gather_s=500)
+    socket = subscribe(publisher, "prediction.main", "status.main")
+    _wait_for_subscribers(publisher, 1)
+    for last_index in (15, 16):
+        publisher.publish_prediction(_prediction(last_index), IDENTITY)
+    publisher.set_state(State.FROZEN, "the image is frozen")
+
+    messages = [_receive(socket)]
+    while messages[-1][1].get("state") != "FROZEN":
+        messages.append(_receive(socket))
+    assert [topic for topic, _ in messages[-3:]] == ["prediction.main", "prediction.main", "status.main"]
+
+
 def test_publisher_prediction_arrives_with_its_heatmap_and_total_latency(
     open_publisher: Open, subscribe: Subscribe
 ) -> None:

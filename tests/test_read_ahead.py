@@ -53,5 +53,5 @@ def test_read_ahead_left_early_closes_the_source_in_its_own_thread() -> None:
     next(frames)
     frames.close()
     assert recording.closed_by == "decode_0"
-    assert recording.num_made <= 6
+    assert recording.num_made <= 12  # three batches of four: one is played, one waits, one is being decoded
     assert "decode_0" not in {thread.name for thread in threading.enumerate()}

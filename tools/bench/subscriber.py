@@ -26,12 +26,14 @@ def _run() -> int:
     status: StatusMessage | None = None
     with Subscriber(address) as subscriber:
         print("ready", flush=True)
-        while not stop.is_set() and not subscriber.has_ended:
+        while not stop.is_set():
             message = subscriber.receive(_TICK_S)
             if isinstance(message, PredictionMessage):
                 predictions.append(_entry(message))
             elif isinstance(message, StatusMessage):
                 status = message
+            elif subscriber.has_ended:
+                break
         report = {
             "predictions": predictions,
             "status": status.header if status else None,
