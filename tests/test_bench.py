@@ -21,6 +21,7 @@ from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import measure_peaks
 from tools.bench.tables import efficiency_in_words, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
+from tools.bench.turns import Span, rate_within, undisturbed
 from tools.children import Child, running
 from tools.measures import percentiles
 
@@ -202,6 +203,37 @@ def test_count_operation_counts_a_multiply_add_as_two() -> None:
 
 
 @pytest.mark.slow
+def test_bench_pipeline_at_full_load_takes_turns_with_the_bare_engine(trivial_bundle: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", 60, fps=30)
+    arguments = ["--source", str(video), "--engine", str(trivial_bundle), "--pace", "max", "--seconds", "6"]
+    result = _bench("pipeline", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout.splitlines()[-1])
+    rates = report["engine_windows_per_s"]
+    assert len(rates) >= 3
+    assert report["efficiency"] == pytest.approx(report["windows_per_s"] / np.mean(rates))
+    assert f"in {len(rates)} turns with it: efficiency {report['efficiency']:.1%}" in result.stdout
+    assert report["lost"] == report["skipped"] == 0
+    # it plays for twice the time, of which the engine has up to half
+    assert report["windows_per_s"] * 6 * 0.8 < report["published"] < report["windows_per_s"] * 12 * 1.1
+
+
+def _entry(captured_s: float, infer_s: float, received_s: float) -> dict:
+    latency_ms = {"capture": 0.0, "preprocess": 0.0, "queue": 0.0, "infer": infer_s * 1e3}
+    return {"t_capture_ns": captured_s * 1e9, "t_received_ns": received_s * 1e9, "latency_ms": latency_ms}
+
+
+def test_windows_count_for_the_turn_in_which_they_were_completed() -> None:
+    spans = [Span(0, 2 * 10**9), Span(5 * 10**9, 7 * 10**9)]
+    stops = [Span(2 * 10**9, 5 * 10**9)]
+    in_time, late = _entry(0.5, 0.5, 1.5), _entry(1.0, 0.5, 5.1)  # the second one left after the stop
+    held_up, after = _entry(1.9, 3.5, 5.5), _entry(6.0, 0.5, 6.6)
+    beyond = _entry(7.0, 0.5, 7.6)
+    entries = [in_time, late, held_up, after, beyond]
+    assert rate_within(spans, entries) == 1.0
+    assert undisturbed(stops, entries) == [in_time, after, beyond]
+
+
 def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:
     result = _bench("engine", str(trivial_bundle), "--backend", "openvino", "--seconds", "0.2", "--throughput")
     (engine,) = json.loads(result.stdout.splitlines()[-1])["engines"]

@@ -168,7 +168,7 @@ def _bench_pipeline(options: argparse.Namespace) -> Report:
         seconds=options.seconds,
         max_windows=options.max_windows,
     )
-    with _waiting("measuring the bare engine, the pipeline, and the bare engine again"):
+    with _waiting("measuring the pipeline and the bare engine beside it"):
         report, run = measure_pipeline(settings)
     print(describe_hardware())
     if options.trace is not None:

@@ -23,7 +23,7 @@ from tools.measures import percentiles
 
 _NUM_TURNS = 5
 _MIN_WINDOWS = 3
-_READY_S = 600.0
+READY_S = 600.0
 
 Result = dict[str, Any]
 
@@ -46,16 +46,6 @@ class EngineChoice:
         given = {"--backend": self.backend, "--precision": self.precision, "--device": self.device, "--tune": self.tune}
         pairs = [part for name, value in given.items() if value is not None for part in (name, value)]
         return [*pairs, "--throughput"] if self.is_for_throughput else pairs
-
-
-def measure_engine(bundle: Path, choice: EngineChoice, seconds: float) -> Result:
-    """Measure one engine; as `measure_engines`.
-
-    Raises:
-        EdgeError: The engine was refused or failed, with its own exit code.
-    """
-    (result,) = measure_engines(bundle, [choice], seconds, num_turns=1, is_strict=True)
-    return result
 
 
 def measure_engines(
@@ -82,19 +72,25 @@ def measure_engines(
         for choice in choices:
             child = stack.enter_context(running("tools.bench.engine", str(bundle), *choice.arguments))
             try:
-                ready.append((child, child.ask(None, _READY_S)))
+                ready.append((child, child.ask(None, READY_S)))
             except EdgeError as exc:
                 if is_strict:
                     raise
                 name = " ".join(filter(None, (choice.backend, choice.precision)))
                 print_line("warning", f"{name} is left out: {exc}")
-        turns = [_take_turns(child, seconds / num_turns) for _ in range(num_turns) for child, _ in ready]
+        turns = [_take_turn(child, seconds / num_turns) for _ in range(num_turns) for child, _ in ready]
         num_engines = len(ready)
         return [_result(loaded, turns[place::num_engines]) for place, (_, loaded) in enumerate(ready)]
 
 
-def _take_turns(child: Child, seconds: float) -> Result:
-    return child.ask(f"{seconds}", _READY_S + 10 * seconds)
+def _take_turn(child: Child, seconds: float) -> Result:
+    return child.ask(f"{seconds}", READY_S + 10 * seconds)
+
+
+def measure_rate(engine: Child, seconds: float) -> float:
+    """Return the windows a second of a loaded engine."""
+    turn = _take_turn(engine, seconds)
+    return len(turn["latencies_ms"]) / float(turn["elapsed_s"])
 
 
 def _result(loaded: Result, turns: list[Result]) -> Result:

@@ -29,6 +29,8 @@ def _run() -> int:
         while not stop.is_set():
             message = subscriber.receive(_TICK_S)
             if isinstance(message, PredictionMessage):
+                if not predictions:
+                    print("first", flush=True)
                 predictions.append(_entry(message))
             elif isinstance(message, StatusMessage):
                 status = message
