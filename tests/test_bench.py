@@ -18,7 +18,7 @@ from media import write_video
 
 from engines import load_bundle
 from tools.bench.flops import count_gflop, count_operation
-from tools.bench.peaks import measure_peaks
+from tools.bench.peaks import peak_meter
 from tools.bench.tables import efficiency_in_words, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
 from tools.bench.turns import Span, rate_within, undisturbed
@@ -262,10 +262,14 @@ def test_efficiency_is_told_only_where_the_bare_runs_agree(bare: list[float], sa
 
 @pytest.mark.slow
 def test_peaks_are_measured_in_each_precision_that_the_processor_has() -> None:
-    peaks = measure_peaks("CPU")
+    with peak_meter("CPU") as meter, peak_meter("NPU") as other:
+        assert other is None
+        assert meter is not None
+        for _ in range(3):
+            meter.take_turn()
+        peaks = meter.rates()
     assert peaks["fp32"] > 1
     assert all(rate > 0 for rate in peaks.values())
-    assert measure_peaks("NPU") == {}
 
 
 def test_peak_of_a_gpu_without_torch_is_left_out_with_the_reason(
@@ -274,7 +278,8 @@ def test_peak_of_a_gpu_without_torch_is_left_out_with_the_reason(
     """TensorRT and ONNX Runtime run there without it, and what they gave must not be lost."""
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
-    assert measure_peaks("cuda:0") == {}
+    with peak_meter("cuda:0") as meter:
+        assert meter is None
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the matrix-multiply peak of cuda:0 is not measured: backend torch: no torch here;")
 

@@ -21,7 +21,6 @@ from engines.load import backend_module
 from tools.bench.display import DisplaySettings, measure_display
 from tools.bench.engine import EngineChoice, measure_engines
 from tools.bench.flops import count_gflop
-from tools.bench.peaks import measure_peaks
 from tools.bench.pipeline import PipelineSettings, Report, measure_pipeline
 from tools.bench.plot import check_plot, plot_engines
 from tools.bench.tables import print_display, print_engines, print_pipeline, with_rates
@@ -114,13 +113,14 @@ def _bench_engine(options: argparse.Namespace) -> Report:
     bundle = load_bundle(options.bundle)
     choices = list(_choices(bundle, options))
     with _waiting(f"measuring {len(choices)} engines"):
-        results = measure_engines(options.bundle, choices, options.seconds, is_strict=options.backend is not None)
+        results, peaks = measure_engines(
+            options.bundle, choices, options.seconds, is_strict=options.backend is not None
+        )
         if not results:
             raise EngineError(
                 f"no backend can run {options.bundle} here; edge-bench engine BUNDLE --backend B says why"
             )
         gflop = count_gflop(bundle)
-        peaks = {device: measure_peaks(device) for device in {result["device"].lower() for result in results}}
     print(describe_hardware())
     engines = with_rates(results, gflop, peaks)
     print_engines(bundle.name, engines, gflop, peaks)

@@ -18,6 +18,7 @@ from edge.commandline import Parser, print_line, run_command
 from edge.errors import EdgeError
 from edge.tuning import parse_tuning
 from engines import Engine, load_bundle, load_engine
+from tools.bench.peaks import Peaks, peak_meter
 from tools.children import Child, peak_rss_mb, running
 from tools.measures import percentiles
 
@@ -49,20 +50,19 @@ class EngineChoice:
 
 
 def measure_engines(
-    bundle: Path, choices: Sequence[EngineChoice], seconds: float, *, num_turns: int = _NUM_TURNS, is_strict: bool
-) -> list[Result]:
-    """Load each engine in a child process, then let them take turns.
+    bundle: Path, choices: Sequence[EngineChoice], seconds: float, *, is_strict: bool
+) -> tuple[list[Result], dict[str, Peaks]]:
+    """Load each engine in a child process, then let them and the devices' matrix products take turns.
 
     Args:
         bundle: The bundle's folder.
         choices: What to measure.
         seconds: How long each engine runs in all.
-        num_turns: Into how many turns this is cut.
         is_strict: Whether an engine that cannot run is an error; else it is told and left out.
 
     Returns:
         For each engine that ran: `backend`, `precision`, `device`, `windows_per_s`, `latency_ms`, `load_s`, `rss_mb`,
-        `num_windows`, `is_for_throughput`.
+        `num_windows`, `is_for_throughput`. And for each device, in small letters, its matrix-multiply rates.
 
     Raises:
         EdgeError: An engine was refused or failed, with its own exit code.
@@ -78,9 +78,15 @@ def measure_engines(
                     raise
                 name = " ".join(filter(None, (choice.backend, choice.precision)))
                 print_line("warning", f"{name} is left out: {exc}")
-        turns = [_take_turn(child, seconds / num_turns) for _ in range(num_turns) for child, _ in ready]
-        num_engines = len(ready)
-        return [_result(loaded, turns[place::num_engines]) for place, (_, loaded) in enumerate(ready)]
+        devices = sorted({loaded["device"].lower() for _, loaded in ready})
+        meters = {device: stack.enter_context(peak_meter(device)) for device in devices}
+        turns = []
+        for _ in range(_NUM_TURNS):
+            turns += [_take_turn(child, seconds / _NUM_TURNS) for child, _ in ready]
+            for meter in filter(None, meters.values()):
+                meter.take_turn()
+        results = [_result(loaded, turns[place :: len(ready)]) for place, (_, loaded) in enumerate(ready)]
+        return results, {device: meter.rates() if meter else {} for device, meter in meters.items()}
 
 
 def _take_turn(child: Child, seconds: float) -> Result:

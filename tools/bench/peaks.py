@@ -1,43 +1,79 @@
 """This machine's own matrix-multiply rates, a precision each: what an engine's arithmetic is compared with."""
 
+import contextlib
 import json
+import statistics
+import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edge.commandline import Parser, print_line, run_command
 from edge.errors import EdgeError
 from engines.torch_cuda import import_torch
-from tools.children import running
+from tools.children import Child, running
 
 _SIZES = (1024, 2048)
-_TIMED_S = 1.0
+_TURN_S = 0.25
 _LIMIT_S = 120.0
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 
 Peaks = dict[str, float]
+Product = Callable[[], Any]
 
 
-def measure_peaks(device: str) -> Peaks:
-    """Return precision to GFLOP/s on a device of a processor ("cpu") or of torch ("cuda..."), in a child process.
+class _Way(NamedTuple):
+    """One way to multiply square matrices."""
 
-    The best of a second of square products, each size for itself. Another device: nothing; one that cannot be
-    measured, as a GPU without torch: nothing, and a warning.
+    precision: str
+    size: int
+    product: Product
+
+
+class PeakMeter:
+    """Measures a device's rates in a child process, by turns with whatever is compared with them."""
+
+    def __init__(self, child: Child) -> None:
+        child.ask(None, _LIMIT_S)  # it has loaded what it multiplies with
+        self._child = child
+        self._turns: list[list[tuple[str, float]]] = []
+
+    def take_turn(self) -> None:
+        """Measure once more, a quarter of a second each way."""
+        self._turns.append(self._child.ask("", _LIMIT_S)["rates"])
+
+    def rates(self) -> Peaks:
+        """Return precision to GFLOP/s: the fastest way's median over the turns."""
+        peaks: Peaks = {}
+        for way in zip(*self._turns, strict=True):
+            precision, rate = way[0][0], statistics.median(rate for _, rate in way)
+            peaks[precision] = max(rate, peaks.get(precision, 0.0))
+        return peaks
+
+
+@contextlib.contextmanager
+def peak_meter(device: str) -> Iterator[PeakMeter | None]:
+    """Make ready to measure a processor ("cpu") or a device of torch ("cuda...").
+
+    Another device: None; one that cannot be measured, as a GPU without torch: None, and a warning.
     """
-    if device.lower() != "cpu" and not device.startswith("cuda"):
-        return {}
-    with running("tools.bench.peaks", "--device", device.lower()) as child:
+    device = device.lower()
+    if device != "cpu" and not device.startswith("cuda"):
+        yield None
+        return
+    with running("tools.bench.peaks", "--device", device) as child:
         try:
-            return dict(json.loads(child.finish(_LIMIT_S)))
-        except EdgeError as exc:  # the engines were measured all the same
+            meter = PeakMeter(child)
+        except EdgeError as exc:  # the engines are measured all the same
             print_line("warning", f"the matrix-multiply peak of {device} is not measured: {exc}")
-            return {}
+            meter = None
+        yield meter
 
 
 def main() -> int:
-    """Run the child's side."""
+    """Run the child's side: one JSON line when all is loaded, then one for each line on stdin."""
     return run_command(_run)
 
 
@@ -45,31 +81,33 @@ def _run() -> int:
     parser = Parser("peaks", "Measure matrix-multiply rates; what edge-bench starts.", "edge-bench engine engines/demo")
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
-    print(json.dumps(_on_cpu() if device == "cpu" else _on_cuda(device)))
+    ways = _on_cpu() if device == "cpu" else _on_cuda(device)
+    for way in ways:
+        way.product()
+    print(json.dumps({"ways": len(ways)}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"rates": [(way.precision, _rate(way)) for way in ways]}), flush=True)
     return 0
 
 
-def _on_cpu() -> Peaks:
-    """Measure with OpenVINO, which has every precision; FP32 with NumPy as well, whichever is faster."""
+def _on_cpu() -> list[_Way]:
+    """Multiply with OpenVINO, which has every precision; in FP32 with NumPy as well, whichever is faster."""
     import openvino
 
     core = openvino.Core()
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    peaks = {
-        precision: max(_rate(_openvino_product(core, precision, size), size) for size in _SIZES)
-        for precision in _HINTS
-        if precision.upper() in known
-    }
-    return {**peaks, "fp32": max(peaks["fp32"], *(_rate(_numpy_product(size), size) for size in _SIZES))}
+    precisions = [precision for precision in _HINTS if precision.upper() in known]
+    ways = [_Way(kind, size, _openvino_product(core, kind, size)) for kind in precisions for size in _SIZES]
+    return ways + [_Way("fp32", size, _numpy_product(size)) for size in _SIZES]
 
 
-def _numpy_product(size: int) -> Callable[[], Any]:
+def _numpy_product(size: int) -> Product:
     left, right = np.random.default_rng(0).random((2, size, size), np.float32)
     product = left @ right
     return lambda: np.matmul(left, right, out=product)
 
 
-def _openvino_product(core: Any, precision: str, size: int) -> Callable[[], Any]:
+def _openvino_product(core: Any, precision: str, size: int) -> Product:
     import openvino
     from openvino import opset13 as ops
 
@@ -94,15 +132,13 @@ def _in_256_levels(value: Any, low: float, high: float) -> Any:
     return ops.fake_quantize(value, *bounds, *bounds, 256)
 
 
-def _on_cuda(device: str) -> Peaks:
+def _on_cuda(device: str) -> list[_Way]:
     torch = import_torch()
     types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return {
-        name: max(_rate(_torch_product(device, kind, 4 * s), 4 * s) for s in _SIZES) for name, kind in types.items()
-    }
+    return [_Way(name, 4 * s, _torch_product(device, kind, 4 * s)) for name, kind in types.items() for s in _SIZES]
 
 
-def _torch_product(device: str, kind: Any, size: int) -> Callable[[], Any]:
+def _torch_product(device: str, kind: Any, size: int) -> Product:
     import torch
 
     left, right = torch.rand((2, size, size), device=device, dtype=torch.float32).to(kind)
@@ -114,15 +150,13 @@ def _torch_product(device: str, kind: Any, size: int) -> Callable[[], Any]:
     return product
 
 
-def _rate(product: Callable[[], Any], size: int) -> float:
-    """Return GFLOP/s of the fastest product within a second."""
-    product()
-    best_s, end_s = np.inf, time.perf_counter() + _TIMED_S
-    while time.perf_counter() < end_s:
-        start_s = time.perf_counter()
-        product()
-        best_s = min(best_s, time.perf_counter() - start_s)
-    return float(2 * size**3 / best_s / 1e9)
+def _rate(way: _Way) -> float:
+    """Return GFLOP/s over a turn."""
+    num_products, start_s = 0, time.perf_counter()
+    while (elapsed_s := time.perf_counter() - start_s) < _TURN_S:
+        way.product()
+        num_products += 1
+    return num_products * 2 * way.size**3 / elapsed_s / 1e9
 
 
 if __name__ == "__main__":
