@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from engines import host
@@ -11,6 +11,7 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.openvino_engine import DEFAULT_DEVICE, hardware
+from engines.ranking import Ranked, ranked_here
 
 _log = logging.getLogger("edge.engines")
 
@@ -27,6 +28,11 @@ class _Candidate(NamedTuple):
     """Why it is out of the question; None: it is worth trying."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is the network as it is on the processor: where that fails, the bundle is at fault."""
+        return self.precision == "fp32" and (self.device or DEFAULT_DEVICE).upper() == DEFAULT_DEVICE
+
+    @property
     def name(self) -> str:
         return " ".join(filter(None, (self.backend, self.device, self.precision)))
 
@@ -36,10 +42,12 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
 
     Raises:
         BackendError: None runs here; the message names the reason for each.
-        EngineError: The bundle itself is at fault: one in FP32 fails for another reason than what this machine lacks.
+        EngineError: The bundle itself is at fault: one in FP32 on the processor fails for another reason than what
+            this machine lacks.
     """
-    passed_over: list[str] = []
-    for candidate in _candidates(bundle):
+    ranked = () if options.device or options.is_for_throughput else ranked_here(bundle)
+    passed_over = _passed_over_by_rank(bundle, ranked)
+    for candidate in (*(_Candidate(*one[:3], None) for one in ranked), *_candidates(bundle)):
         trouble = _mismatch(candidate, options) or candidate.trouble
         if trouble is None:
             wanted = dataclasses.replace(
@@ -50,7 +58,7 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
             try:
                 engine = load_proven(bundle, candidate.backend, wanted)
             except EngineError as exc:
-                if candidate.precision == "fp32" and not isinstance(exc, BackendError):
+                if candidate.is_plain and not isinstance(exc, BackendError):
                     raise
                 trouble = str(exc)
             else:
@@ -64,11 +72,21 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
     )
 
 
+def _passed_over_by_rank(bundle: Bundle, ranked: Sequence[Ranked]) -> list[str]:
+    """Say what was measured on this machine, and return why what might be better was not."""
+    if not ranked:
+        return []
+    _log.info("auto: by rank, as measured on this machine: %s", ", ".join(map(str, ranked)))
+    return [f"{candidate.name}: {candidate.trouble}" for candidate in _candidates(bundle) if candidate.trouble]
+
+
 def _mismatch(candidate: _Candidate, options: EngineOptions) -> str | None:
     if options.precision is not None and candidate.precision not in (None, options.precision):
         return f"{options.precision} is asked for"
-    if candidate.device == _GPU and options.device is not None and not options.device.startswith(_GPU):
-        return f"{options.device} is asked for"  # torch has that as well, as the slowest of all
+    if candidate.device is None or options.device is None:
+        return None
+    if options.device.lower().partition(":")[0] != candidate.device.lower():
+        return f"{options.device} is asked for"  # which the backend may have as well, but then as a later candidate
     return None
 
 
@@ -76,6 +94,7 @@ def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
     """Yield what there might be, best first."""
     yield from _with_files(bundle, "tensorrt")
     yield _Candidate("torch", _GPU, None, backend_module("torch").probe() or host.cuda_trouble())
+    yield from _accelerated_onnxruntime(bundle)
     yield from _openvino(bundle)
     yield from _with_files(bundle, "onnxruntime")
     yield from _with_files(bundle, "torch", "cpu")
@@ -91,6 +110,17 @@ def _with_files(bundle: Bundle, backend: str, device: str | None = None) -> Iter
         yield _Candidate(backend, device, precision, trouble)
     if not precisions:
         yield _Candidate(backend, device, None, trouble or "the bundle has no file for it")
+
+
+def _accelerated_onnxruntime(bundle: Bundle) -> Iterator[_Candidate]:
+    """Yield the providers that compute elsewhere than on the processor, in ONNX Runtime's own order."""
+    module = backend_module("onnxruntime")
+    if module.probe() is not None:
+        return
+    for device in module.devices():
+        if device != DEFAULT_DEVICE:
+            precisions = reversed(module.precisions(bundle, device))  # FP16 is why one has such a device
+            yield from (_Candidate("onnxruntime", device, precision, None) for precision in precisions)
 
 
 def _openvino(bundle: Bundle) -> Iterator[_Candidate]:

@@ -81,6 +81,8 @@ class Bundle:
     intended_use: str
     training: Mapping[str, Any]
     files: tuple[BundleFile, ...]
+    rankings: tuple[Mapping[str, Any], ...] = ()
+    """What was measured on each machine; see `engines.ranking`."""
 
     @property
     def clip_tchw(self) -> tuple[int, int, int, int]:
@@ -256,17 +258,32 @@ def drop_files(bundle: Bundle, names: Set[str]) -> Bundle:
     return _list_anew(bundle, names, ())
 
 
+def keep_rankings(bundle: Bundle, rankings: tuple[Mapping[str, Any], ...]) -> Bundle:
+    """Write what was measured on each machine, in place of what stood there; in one atomic step.
+
+    Raises:
+        BundleError: The manifest cannot be read or written.
+    """
+    _rewrite_manifest(bundle.path, {**_read_manifest(bundle.path / MANIFEST_NAME), "rankings": list(rankings)})
+    return dataclasses.replace(bundle, rankings=rankings)
+
+
 def _list_anew(bundle: Bundle, names: Set[str], files: tuple[BundleFile, ...]) -> Bundle:
-    path = bundle.path / MANIFEST_NAME
-    manifest = _read_manifest(path)
+    manifest = _read_manifest(bundle.path / MANIFEST_NAME)
     entries = [_file_entry(file) for file in files]
     manifest["files"] = [entry for entry in manifest["files"] if entry["name"] not in names] + entries
-    try:
-        _replace_manifest(bundle.path, manifest)
-    except OSError as exc:
-        raise BundleError(f"{path} cannot be written ({exc.strerror}); give it room and write permission") from exc
+    _rewrite_manifest(bundle.path, manifest)
     kept = tuple(file for file in bundle.files if file.name not in names)
     return dataclasses.replace(bundle, files=kept + files)
+
+
+def _rewrite_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    try:
+        _replace_manifest(folder, manifest)
+    except OSError as exc:
+        raise BundleError(
+            f"{folder / MANIFEST_NAME} cannot be written ({exc.strerror}); give it room and write permission"
+        ) from exc
 
 
 def _replace_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -325,6 +342,7 @@ def _parse_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
             intended_use=str(manifest["intended_use"]),
             training=dict(manifest["training"]),
             files=_parse_files(manifest["files"]),
+            rankings=_parse_rankings(manifest.get("rankings", [])),
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
         raise BundleError(
@@ -360,6 +378,12 @@ def _parse_files(entries: Sequence[Mapping[str, Any]]) -> tuple[BundleFile, ...]
     if len(set(names)) < len(names):
         raise ValueError(f"files lists {max(names, key=names.count)!r} more than once")
     return files
+
+
+def _parse_rankings(value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(ranking, dict) for ranking in value):
+        raise ValueError(f"rankings is {value!r}; it must be a list of maps")
+    return tuple(value)
 
 
 def _parse_file(entry: Mapping[str, Any]) -> BundleFile:

@@ -27,6 +27,9 @@ class BackendModule(Protocol):
     def probe(self) -> str | None:
         """Return why this backend cannot run on this machine; None: it can. Cheap, and never crashes."""
 
+    def devices(self) -> tuple[str | None, ...]:
+        """Return the devices that this machine has for the backend, by its own names; None: its own choice."""
+
     def precisions(self, bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
         """Return the precisions for which the bundle has what the backend needs on the device, the default first."""
 

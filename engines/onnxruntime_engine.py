@@ -12,6 +12,8 @@ DEFAULT_DEVICE = "CPU"
 OUTPUT_NAMES = ("probabilities", "heatmap")
 
 _SUFFIX = "ExecutionProvider"
+_NOT_LOCAL = ("Azure",)
+"""Sends what it is given to a computer elsewhere."""
 _ONLY_FATAL = 4
 _CRASHING_OPTIMIZERS = {"fp16": ["NchwcTransformer"]}
 """It ends the process when the CPU provider creates a session for some FP16 networks (seen with 1.30 to 1.32)."""
@@ -33,6 +35,11 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "OnnxRun
 def probe() -> str | None:
     """Return why ONNX Runtime cannot run here."""
     return None if importlib.util.find_spec("onnxruntime") else "it is not installed: `pip install onnxruntime`"
+
+
+def devices() -> tuple[str, ...]:
+    """Return the execution providers that this ONNX Runtime has, by their short names, the best first."""
+    return tuple(name for name in _providers(_import_onnxruntime()) if name not in _NOT_LOCAL)
 
 
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
@@ -91,11 +98,16 @@ def _session_options(runtime: Any, options: EngineOptions) -> Any:
 
 def _provider(runtime: Any, device: str) -> str:
     """Return the full name of a provider: "CUDA" is "CUDAExecutionProvider"; case does not matter."""
-    available = {name.removesuffix(_SUFFIX): name for name in runtime.get_available_providers()}
+    available = _providers(runtime)
     for short, name in available.items():
         if device.lower() in (short.lower(), name.lower()):
             return str(name)
     raise BackendError(f"ONNX Runtime has no provider {device!r} here; it has {', '.join(available)}")
+
+
+def _providers(runtime: Any) -> dict[str, str]:
+    """Return short name to full name."""
+    return {name.removesuffix(_SUFFIX): name for name in runtime.get_available_providers()}
 
 
 def _import_onnxruntime() -> Any:

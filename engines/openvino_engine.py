@@ -43,6 +43,11 @@ def probe() -> str | None:
     return None if importlib.util.find_spec("openvino") else "it is not installed: `pip install openvino`"
 
 
+def devices() -> tuple[str, ...]:
+    """Return the devices that OpenVINO has here."""
+    return tuple(shared_core().available_devices)
+
+
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
     """Return FP32, and what edge-build added."""
     built = tuple(file.precision for file in bundle.files if file.kind == KIND and file.precision)

@@ -67,6 +67,11 @@ def probe() -> str | None:
     return None
 
 
+def devices() -> tuple[None, ...]:
+    """Return its own choice: a plan is of one GPU."""
+    return (None,)
+
+
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
     """Return the precisions in which the bundle has a plan."""
     return tuple(file.precision for file in bundle.files if file.kind == KIND and file.precision)

@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import Any
 
+from engines import host
 from engines.bundle import Bundle
 from engines.engine import Engine, EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, EngineError
@@ -40,6 +41,11 @@ def probe() -> str | None:
     """Return why torch cannot run here; looked up without loading it, which takes seconds."""
     is_there = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
     return None if is_there else "it is not installed: `pip install torch==2.13.0`"
+
+
+def devices() -> tuple[str, ...]:
+    """Return the processor, and the first CUDA device where there is one."""
+    return ("cpu",) if host.cuda_trouble() else ("cuda", "cpu")
 
 
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from small_bundle import small_bundle
 
 from engines import Bundle, PreprocessSpec, auto, host, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import describe_file
-from engines.errors import BackendError, ParityError
+from engines.errors import BackendError, BundleError, ParityError
+from engines.ranking import Ranked, keep_ranking, ranked_here
+from tools.rank import rank
 from tools.trivial import write_trivial_bundle
 
 SPEC = PreprocessSpec(resize_hw=(16, 16), crop_hw=(16, 16))
@@ -150,6 +153,96 @@ def test_auto_without_openvino_takes_onnxruntime(
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert _chosen(load_bundle(folder)) == ("onnxruntime", "fp32")
     assert any("openvino fp32: it is not installed" in line for line in told)
+
+
+RANKED = (Ranked("onnxruntime", "CPU", "fp32", 9.5), Ranked("openvino", "CPU", "fp32", 9.9))
+
+
+def test_auto_takes_the_engine_that_ranks_first_on_this_machine(folder: Path, told: list[str]) -> None:
+    keep_ranking(load_bundle(folder), reversed(RANKED))
+    assert _chosen(load_bundle(folder)) == ("onnxruntime", "fp32")
+    assert "auto: by rank, as measured on this machine: onnxruntime CPU fp32 9.5 ms, openvino CPU fp32 9.9 ms" in told
+    assert "auto: passed over torch cuda: no NVIDIA driver" in told
+
+
+def test_auto_ranks_a_lower_precision_first_only_for_a_gain_beyond_noise(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    order = keep_ranking(bundle, [Ranked("openvino", "CPU", "int8", 9.3), *RANKED]).rankings[0]["engines"]
+    assert [(engine["backend"], engine["precision"]) for engine in order][:2] == [
+        ("onnxruntime", "fp32"),
+        ("openvino", "int8"),
+    ]
+
+
+def test_auto_heeds_no_rank_for_a_named_device_or_several_windows_in_flight(folder: Path) -> None:
+    keep_ranking(load_bundle(folder), RANKED)
+    for options in ({"device": "CPU"}, {"is_for_throughput": True}):
+        assert _chosen(load_bundle(folder), **options) == ("openvino", "fp32")
+
+
+def test_auto_falls_back_from_an_engine_that_ranks_first_and_does_not_run(folder: Path, told: list[str]) -> None:
+    keep_ranking(load_bundle(folder), [Ranked("onnxruntime", "CUDA", "fp32", 0.5)])
+    assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
+    assert any(line.startswith("auto: passed over onnxruntime CUDA fp32: ONNX Runtime has no") for line in told)
+
+
+@pytest.mark.parametrize("changed", ["processor", "library", "network"])
+def test_auto_heeds_no_rank_of_other_circumstances(folder: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    keep_ranking(load_bundle(folder), RANKED)
+    bundle = load_bundle(folder)
+    if changed == "processor":
+        monkeypatch.setattr(host, "describe", lambda: {"processor": "abacus"})
+    elif changed == "library":
+        monkeypatch.setitem(sys.modules, "openvino", None)
+    else:
+        file = dataclasses.replace(bundle.files[0], name="other", sha256="ab" * 32, kind="openvino", precision="int8")
+        bundle = dataclasses.replace(bundle, files=(*bundle.files, file))
+    assert ranked_here(bundle) == ()
+
+
+def test_ranking_of_another_machine_is_kept_and_of_this_one_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(host, "describe", lambda: {"processor": "abacus"})
+        keep_ranking(load_bundle(folder), RANKED[:1])
+    keep_ranking(load_bundle(folder), RANKED[:1])
+    keep_ranking(load_bundle(folder), RANKED)
+    bundle = load_bundle(folder)
+    assert len(bundle.rankings) == 2
+    assert ranked_here(bundle) == RANKED
+
+
+@pytest.mark.parametrize(
+    "engines", [[{"backend": "x", "device": "CPU", "precision": "fp32", "p50_ms": 1.0}], [{"backend": "openvino"}], 3]
+)
+def test_damaged_ranking_is_refused_with_the_command_that_mends_it(folder: Path, engines: Any) -> None:
+    bundle = keep_ranking(load_bundle(folder), RANKED)
+    damaged = dataclasses.replace(bundle, rankings=({**bundle.rankings[0], "engines": engines},))
+    with pytest.raises(BundleError, match=r"ranking is damaged .*edge-build .* --rank"):
+        load_engine(damaged)
+
+
+def test_rank_times_every_engine_here_and_auto_takes_the_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tools.rank._SECONDS", 0.2)
+    assert rank(folder) == 0
+    bundle = load_bundle(folder)
+    ranked = ranked_here(bundle)
+    assert {engine[:3] for engine in ranked} >= {("openvino", "CPU", "fp32"), ("onnxruntime", "CPU", "fp32")}
+    assert f"{ranked[0]} a window: --backend auto takes it on this machine" in capsys.readouterr().out
+    assert _chosen(bundle) == (ranked[0].backend, ranked[0].precision)
+
+
+def test_auto_tries_onnxruntimes_accelerators_before_the_processor(
+    folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers = ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
+    assert any(line.startswith("auto: passed over onnxruntime CUDA fp32: ") for line in told)
+    assert not any("passed over onnxruntime Azure" in line for line in told)
 
 
 def test_auto_where_nothing_runs_names_every_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

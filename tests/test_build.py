@@ -377,14 +377,15 @@ def test_command_check_of_a_bundle_that_is_not_its_reference_is_refused(tmp_path
     ("arguments", "exit_code", "said"),
     [
         (["/nowhere", "--check"], 4, "is not a bundle"),
-        (["BUNDLE"], 2, "--backend and --precision, or --check, must be given"),
-        (["BUNDLE", "--backend", "openvino"], 2, "--backend and --precision, or --check, must be given"),
+        (["BUNDLE"], 2, "--backend and --precision, --check or --rank must be given"),
+        (["BUNDLE", "--backend", "openvino"], 2, "--backend and --precision, --check or --rank must be given"),
         (["BUNDLE", "--backend", "abacus", "--precision", "fp32"], 4, "cannot be built; allowed are openvino"),
         (["BUNDLE", "--backend", "openvino", "--precision", "fp8"], 4, "allowed are fp32, bf16, fp16, int8"),
         (["BUNDLE", "--check", "--backend", "abacus"], 4, "backend 'abacus' is unknown"),
         (["BUNDLE", "--check", "--backend", "auto"], 4, "backend 'auto' is unknown; allowed are openvino, onnxruntime"),
         (["BUNDLE", "--check", "--precision", "int8"], 2, "--check takes only"),
         (["BUNDLE", "--check", "--set", "workspace_mb=1"], 2, "--check takes only"),
+        (["BUNDLE", "--rank", "--device", "CPU"], 2, "--rank takes nothing beside it"),
         (
             ["BUNDLE", "--backend", "openvino", "--precision", "fp32", "--calibrate", "demo"],
             2,

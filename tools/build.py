@@ -22,6 +22,7 @@ from engines.load import BACKENDS
 from engines.plan_options import PlanOptions
 from tools.calibration import read_clips
 from tools.parity_table import print_checks
+from tools.rank import rank
 
 _MAX_CLIPS = 4096
 _SETTINGS = tuple(field.name for field in dataclasses.fields(PlanOptions))
@@ -40,6 +41,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _run() -> int:
     options = _parse()
     bundle = load_bundle(options.bundle)
+    if options.rank:
+        return rank(options.bundle)
     if options.check:
         return print_checks(bundle, options.backend, options.device)
     return _build(bundle, options)
@@ -52,19 +55,25 @@ def _parse() -> argparse.Namespace:
         "reference; or check all that the bundle has.",
         "edge-build my-bundle --backend openvino --precision int8 --calibrate videos/manifest.csv",
     )
-    parser.usage = "edge-build BUNDLE --backend B --precision P [options]  |  edge-build BUNDLE --check [--backend B]"
+    parser.usage = "edge-build BUNDLE --backend B --precision P [options]  |  --check [--backend B]  |  --rank"
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", type=Path)
     add("--backend", metavar="B", help=f"to build: {', '.join(BUILDERS)}; to check: {', '.join(BACKENDS)}")
     add("--precision", metavar="P", help="fp32, fp16, bf16 or int8, as the backend has it")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
     add("--check", action="store_true", help="build nothing; run the reference clips on every engine, print a table")
+    add(
+        "--rank", action="store_true", help="build nothing; time every engine here, for --backend auto to take the best"
+    )
     add("--calibrate", metavar="SOURCE", help="int8: a manifest or recording to take ranges from, beside the reference")
     add("--clips", metavar="N", type=int, default=64, help="int8: how many clips of it at most (default: 64)")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help=f"TensorRT: {', '.join(_SETTINGS)}; repeatable")
     options = parser.parse_args()
-    if not options.check and not (options.backend and options.precision):
-        raise ConfigError("--backend and --precision, or --check, must be given; see edge-build --help")
+    if not (options.check or options.rank) and not (options.backend and options.precision):
+        raise ConfigError("--backend and --precision, --check or --rank must be given; see edge-build --help")
+    others = options.check, options.backend, options.precision, options.device, options.calibrate, options.set
+    if options.rank and any(others):
+        raise ConfigError("--rank takes nothing beside it; see edge-build --help")
     if options.check and (options.precision or options.calibrate or options.set):
         raise ConfigError("--check takes only --backend and --device beside it; see edge-build --help")
     if options.calibrate and options.precision != "int8":

@@ -50,7 +50,7 @@ class EngineChoice:
 
 
 def measure_engines(
-    bundle: Path, choices: Sequence[EngineChoice], seconds: float, *, is_strict: bool
+    bundle: Path, choices: Sequence[EngineChoice], seconds: float, *, is_strict: bool, with_peaks: bool = True
 ) -> tuple[list[Result], dict[str, Peaks]]:
     """Load each engine in a child process, then let them and the devices' matrix products take turns.
 
@@ -59,6 +59,7 @@ def measure_engines(
         choices: What to measure.
         seconds: How long each engine runs in all.
         is_strict: Whether an engine that cannot run is an error; else it is told and left out.
+        with_peaks: Whether the devices' matrix products are measured as well.
 
     Returns:
         For each engine that ran: `backend`, `precision`, `device`, `windows_per_s`, `latency_ms`, `load_s`, `rss_mb`,
@@ -78,7 +79,7 @@ def measure_engines(
                     raise
                 name = " ".join(filter(None, (choice.backend, choice.precision)))
                 print_line("warning", f"{name} is left out: {exc}")
-        devices = sorted({loaded["device"].lower() for _, loaded in ready})
+        devices = sorted({loaded["device"].lower() for _, loaded in ready}) if with_peaks else []
         meters = {device: stack.enter_context(peak_meter(device)) for device in devices}
         turns = []
         for _ in range(_NUM_TURNS):

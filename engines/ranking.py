@@ -1,0 +1,85 @@
+"""Which engine of a bundle is the fastest on this machine: measured on demand, kept in the manifest, used by auto."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from engines import host
+from engines.bundle import Bundle, keep_rankings
+from engines.errors import BundleError
+from engines.load import BACKENDS, backend_module
+
+_MIN_GAIN = 1.05
+"""A lower precision must be faster than FP32 by more than the noise of a measurement."""
+
+
+class Ranked(NamedTuple):
+    """One engine's speed."""
+
+    backend: str
+    device: str
+    precision: str
+    p50_ms: float
+    """Median time a window, one at a time."""
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.device} {self.precision} {self.p50_ms:.1f} ms"
+
+
+def engines_here(bundle: Bundle) -> Iterator[tuple[str, str | None, str]]:
+    """Yield backend, device and precision of every engine of the bundle that this machine might run."""
+    for backend in BACKENDS:
+        module = backend_module(backend)
+        if module.probe() is not None:
+            continue
+        for device in module.devices():
+            for precision in module.precisions(bundle, device):
+                yield backend, device, precision
+
+
+def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
+    """Return the engines that were measured on this machine, the best first; none where something has changed since.
+
+    Raises:
+        BundleError: The manifest's ranking is damaged.
+    """
+    here = _circumstances(bundle)
+    found = [ranking for ranking in bundle.rankings if ranking.get("circumstances") == here]
+    try:
+        return tuple(_parse(entry) for ranking in found for entry in ranking["engines"])
+    except (KeyError, TypeError, ValueError) as exc:
+        raise BundleError(
+            f"{bundle.path}: the manifest's ranking is damaged ({exc}); rank anew: edge-build {bundle.path} --rank"
+        ) from exc
+
+
+def keep_ranking(bundle: Bundle, engines: Iterable[Ranked]) -> Bundle:
+    """Keep the engines' order, in place of what was measured on this machine before.
+
+    Raises:
+        BundleError: The manifest cannot be read or written.
+    """
+    here = _circumstances(bundle)
+    ordered = sorted(engines, key=lambda one: one.p50_ms * (1 if one.precision == "fp32" else _MIN_GAIN))
+    ranking = {"circumstances": here, "engines": [engine._asdict() for engine in ordered]}
+    others = [other for other in bundle.rankings if other.get("circumstances", {}).get("hardware") != here["hardware"]]
+    return keep_rankings(bundle, (*others, ranking))
+
+
+def _circumstances(bundle: Bundle) -> dict[str, Any]:
+    """Return what a ranking depends on, as JSON."""
+    return {
+        "hardware": host.describe(),
+        "has_cuda": host.cuda_trouble() is None,
+        "backends": [name for name in BACKENDS if backend_module(name).probe() is None],
+        "files": sorted(file.sha256 for file in bundle.files if file.kind != "reference"),
+    }
+
+
+def _parse(entry: dict[str, Any]) -> Ranked:
+    engine = Ranked(**entry)
+    if engine.backend not in BACKENDS or not all(isinstance(name, str) for name in engine[:3]):
+        raise ValueError(f"{entry} names no engine")
+    if not 0 < float(engine.p50_ms) < math.inf:
+        raise ValueError(f"p50_ms is {engine.p50_ms}")
+    return engine
