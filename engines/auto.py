@@ -10,6 +10,7 @@ from engines.bundle import Bundle, BundleFile
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
+from engines.onnxruntime_engine import has_accelerators
 from engines.openvino_engine import DEFAULT_DEVICE, hardware
 from engines.ranking import Ranked, ranked_here
 
@@ -115,7 +116,7 @@ def _with_files(bundle: Bundle, backend: str, device: str | None = None) -> Iter
 def _accelerated_onnxruntime(bundle: Bundle) -> Iterator[_Candidate]:
     """Yield the providers that compute elsewhere than on the processor, in ONNX Runtime's own order."""
     module = backend_module("onnxruntime")
-    if module.probe() is not None:
+    if module.probe() is not None or not has_accelerators():
         return
     for device in module.devices():
         if device != DEFAULT_DEVICE:

@@ -1,6 +1,7 @@
 """The `onnxruntime` backend: every processor and accelerator for which ONNX Runtime has an execution provider."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from engines.bundle import Bundle
@@ -35,6 +36,14 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> "OnnxRun
 def probe() -> str | None:
     """Return why ONNX Runtime cannot run here."""
     return None if importlib.util.find_spec("onnxruntime") else "it is not installed: `pip install onnxruntime`"
+
+
+def has_accelerators() -> bool:
+    """Whether it was made for more than the processor, as told by its files: to import it costs 20 MB."""
+    spec = importlib.util.find_spec("onnxruntime")
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent / "capi"
+    libraries = [] if folder is None else folder.glob("libonnxruntime_providers_*.so")
+    return any(library.stem != "libonnxruntime_providers_shared" for library in libraries)
 
 
 def devices() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,9 +241,17 @@ def test_auto_tries_onnxruntimes_accelerators_before_the_processor(
 ) -> None:
     providers = ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(Path, "glob", lambda self, _pattern: iter([self / "libonnxruntime_providers_cuda.so"]))
     assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
     assert any(line.startswith("auto: passed over onnxruntime CUDA fp32: ") for line in told)
     assert not any("passed over onnxruntime Azure" in line for line in told)
+
+
+def test_auto_on_a_processor_does_not_import_what_it_does_not_run(folder: Path) -> None:
+    code = f"import sys, engines; engines.load_engine(engines.load_bundle({str(folder)!r})); print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "openvino" in imported
+    assert {"onnxruntime", "torch"}.isdisjoint(imported)
 
 
 def test_auto_where_nothing_runs_names_every_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

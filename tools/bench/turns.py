@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tools.bench.engine import measure_rate
 from tools.children import Child
 
-_TURN_S, _TURNS_A_RUN = 3.0, 8
+_TURN_S, _TURNS_A_RUN = 5.0, 8
 
 Entry = dict[str, Any]
 
