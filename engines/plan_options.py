@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.errors import EngineError
+
 HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
 _MAX_LEVEL = 5
 _MEBIBYTE = 1 << 20
+_FP32_BYTES = 4
+_MAX_FP32_SHARE = 0.75
+"""Of the size that the weights have in FP32; an FP16 plan is about half as large."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,25 @@ class LayerCounts:
                 any(_is_float(text) for text in each) and not any(_is_half(text) for text in each) for each in types
             ),
         )
+
+    def require_half(self, num_plan_bytes: int, path: Path, num_weights: int) -> None:
+        """Refuse a plan that is FP32 all the same.
+
+        TensorRT may fuse the whole network into one layer that shows only its FP32 ends; then the plan's size tells.
+
+        Args:
+            num_plan_bytes: The plan's size.
+            path: What it was made of.
+            num_weights: How many weights that holds.
+
+        Raises:
+            EngineError: No layer shows FP16, and the plan holds weights in FP32.
+        """
+        if self.num_half == 0 and num_plan_bytes > _MAX_FP32_SHARE * _FP32_BYTES * num_weights:
+            raise EngineError(
+                f"the plan of {path} is refused: none of its {self.num_layers} layers is in FP16; update TensorRT, "
+                "or run this bundle on another backend"
+            )
 
 
 def _types(layer: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from engines.bundle import Bundle
 from engines.cuda import describe_gpu, device_index, select
 from engines.errors import EngineError
 from engines.plan_check import PlanHost
-from engines.plan_options import LayerCounts, PlanOptions
+from engines.plan_options import PlanOptions
 from engines.tensorrt_plan import Plan
 from engines.tensorrt_words import WORDS, Monitor
 
@@ -22,9 +22,6 @@ PRECISIONS = ("fp16",)
 KIND = "tensorrt"
 
 _HEAVY = (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
-_FP32_BYTES = 4
-_MAX_FP32_SHARE = 0.75
-"""Of the size that the weights have in FP32; an FP16 plan is about half as large."""
 
 
 def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, progress: Progress) -> Built:
@@ -47,7 +44,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     cache_path = plan_options.cache_path(host.tensorrt, gpu.name)
     compile_plan(onnx_path, plan_path, plan_options, cache_path, progress)
     counts = Plan(plan_path, is_version_compatible=plan_options.version_compatible).layer_counts()
-    require_half_plan(counts, plan_path.stat().st_size, onnx_path, num_weights=_num_weights(onnx_path))
+    counts.require_half(plan_path.stat().st_size, onnx_path, _num_weights(onnx_path))
     return Built(
         files=((plan_path.name, KIND),),
         device=f"cuda:{gpu.index}",
@@ -113,21 +110,6 @@ def require_half_network(network: trt.INetworkDefinition, onnx_path: Path) -> No
         raise EngineError(
             f"{onnx_path}: none of its {len(types)} convolutions and matrix products is in FP16, and TensorRT changes "
             "no type; export the bundle again"
-        )
-
-
-def require_half_plan(counts: LayerCounts, num_plan_bytes: int, onnx_path: Path, num_weights: int) -> None:
-    """Refuse a plan that is FP32 all the same.
-
-    TensorRT may fuse the whole network into one layer that shows only its FP32 ends; then the plan's size tells.
-
-    Raises:
-        EngineError: No layer shows FP16, and the plan holds weights in FP32.
-    """
-    if counts.num_half == 0 and num_plan_bytes > _MAX_FP32_SHARE * _FP32_BYTES * num_weights:
-        raise EngineError(
-            f"the plan of {onnx_path} is refused: none of its {counts.num_layers} layers is in FP16; update TensorRT, "
-            "or run this bundle on another backend"
         )
 
 

@@ -48,7 +48,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         compiled = torch_tensorrt.dynamo.compile(
             program, inputs=[clip], **_settings(torch_tensorrt, plan_options, device)
         )
-        counts = _layer_counts(compiled, path)
+        counts = require_half_parts(compiled, path, sum(each.numel() for each in program.parameters()))
         torch_tensorrt.save(compiled, str(target), inputs=[clip])
     host = PlanHost.here(trt.__version__, gpu)
     return Built(
@@ -90,19 +90,27 @@ def _settings(torch_tensorrt: Any, options: PlanOptions, device: str) -> dict[st
     }
 
 
-def _layer_counts(compiled: Any, path: Path) -> LayerCounts:
-    """Count the layers of all compiled parts.
+def require_half_parts(compiled: Any, path: Path, num_weights: int) -> LayerCounts:
+    """Count the layers of all compiled parts, and refuse what is FP32 all the same.
+
+    Args:
+        compiled: A module whose compiled parts have `get_layer_info()` and `serialized_engine` (bytes), as
+            `TorchTensorRTModule` of torch-tensorrt 2.13 has them.
+        path: What it was made of.
+        num_weights: How many weights that holds.
 
     Raises:
-        EngineError: Nothing was compiled.
+        EngineError: Nothing was compiled, or not in FP16.
     """
     parts = [part for part in compiled.modules() if hasattr(part, "get_layer_info")]
     if not parts:
         raise EngineError(f"torch-tensorrt compiled no part of {path}; use --backend tensorrt")
     counts = [LayerCounts.read(part.get_layer_info()) for part in parts]
-    return LayerCounts(
+    total = LayerCounts(
         *(sum(getattr(each, field.name) for each in counts) for field in dataclasses.fields(LayerCounts))
     )
+    total.require_half(sum(len(part.serialized_engine or b"") for part in parts), path, num_weights)
+    return total
 
 
 @contextlib.contextmanager

@@ -135,11 +135,11 @@ def test_fp32_plan_is_about_twice_as_large_which_the_second_check_sees(
     opaque = LayerCounts(num_layers=1, num_half=0, num_float=1)
     # the small network's plan holds more code than weights: the check is for what code is little beside
     overhead = half_bytes - 2 * num_weights
-    tensorrt_build.require_half_plan(opaque, half_bytes - overhead, half_path, num_weights)
+    opaque.require_half(half_bytes - overhead, half_path, num_weights)
     with pytest.raises(EngineError, match=r"is refused: none of its 1 layers is in FP16"):
-        tensorrt_build.require_half_plan(opaque, float_bytes - overhead, half_path, num_weights)
+        opaque.require_half(float_bytes - overhead, half_path, num_weights)
     seen = LayerCounts(num_layers=9, num_half=5, num_float=4)
-    tensorrt_build.require_half_plan(seen, float_bytes, half_path, num_weights)
+    seen.require_half(float_bytes, half_path, num_weights)
 
 
 def test_unsupported_operator_is_told_in_tensorrts_words_with_the_file(compile_plan, tmp_path):

@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,32 @@ def test_program_that_stays_fp32_is_refused_before_it_is_compiled(program, monke
     clip = torch.from_numpy(random_clips(1, seed=1))
     with pytest.raises(EngineError, match=r"\d+ layers of the program stay in FP32 \(conv2d, "):
         torch_tensorrt_build.half_program(torch, program, clip, "fp16")
+
+
+class _Part(torch.nn.Module):
+    """What torch-tensorrt 2.13 puts in the place of what it compiled, as far as it is asked."""
+
+    def __init__(self, layer_type: str, num_bytes: int) -> None:
+        super().__init__()
+        self._layer_type, self.serialized_engine = layer_type, bytes(num_bytes)
+
+    def get_layer_info(self) -> str:
+        return json.dumps({"Layers": [{"Inputs": [{"Format/Datatype": self._layer_type}]}]})
+
+
+def _parts(*parts: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.Sequential(*parts)
+
+
+def test_program_that_torch_tensorrt_left_in_fp32_is_refused_after_it_was_compiled():
+    check = torch_tensorrt_build.require_half_parts
+    half, opaque = _Part("Half", 4000), _Part("Float", 2000)
+    assert check(_parts(half, opaque), Path("model.pt2"), 1000).num_half == 1
+    assert check(_parts(opaque), Path("model.pt2"), 1000).num_half == 0  # fused into one layer, but small enough
+    with pytest.raises(EngineError, match=r"model\.pt2 is refused: none of its 2 layers is in FP16"):
+        check(_parts(_Part("Float", 2000), _Part("Float", 2000)), Path("model.pt2"), 1000)
+    with pytest.raises(EngineError, match="compiled no part of"):
+        check(_parts(torch.nn.ReLU()), Path("model.pt2"), 1000)
 
 
 def test_missing_gpu_is_refused_with_the_reason(bundle, fake):
