@@ -214,14 +214,32 @@ def test_ranking_of_another_machine_is_kept_and_of_this_one_replaced(
     assert ranked_here(bundle) == RANKED
 
 
+OPENVINO = {"backend": "openvino", "device": "CPU", "precision": "fp32", "p50_ms": 1.0}
+
+
 @pytest.mark.parametrize(
-    "engines", [[{"backend": "x", "device": "CPU", "precision": "fp32", "p50_ms": 1.0}], [{"backend": "openvino"}], 3]
+    "engines",
+    [
+        [{**OPENVINO, "backend": "x"}],
+        [{"backend": "openvino"}],
+        [{**OPENVINO, "p50_ms": "1.0"}],
+        [{**OPENVINO, "p50_ms": True}],
+        [{**OPENVINO, "p50_ms": 10**400}],
+        3,
+    ],
 )
 def test_damaged_ranking_is_refused_with_the_command_that_mends_it(folder: Path, engines: Any) -> None:
     bundle = keep_ranking(load_bundle(folder), RANKED)
     damaged = dataclasses.replace(bundle, rankings=({**bundle.rankings[0], "engines": engines},))
     with pytest.raises(BundleError, match=r"ranking is damaged .*edge-build .* --rank"):
         load_engine(damaged)
+
+
+def test_ranking_that_says_not_where_it_was_measured_hinders_no_new_one(folder: Path) -> None:
+    bundle = dataclasses.replace(load_bundle(folder), rankings=({}, {"circumstances": None}, {"circumstances": [1]}))
+    assert ranked_here(bundle) == ()
+    keep_ranking(bundle, RANKED)
+    assert ranked_here(load_bundle(folder)) == RANKED
 
 
 def test_rank_times_every_engine_here_and_auto_takes_the_first(
