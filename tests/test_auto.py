@@ -16,7 +16,7 @@ from small_bundle import small_bundle
 from engines import Bundle, PreprocessSpec, auto, host, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import describe_file
-from engines.errors import BackendError, BundleError, ParityError
+from engines.errors import BackendError, BundleError, EngineError, ParityError
 from engines.ranking import Ranked, keep_ranking, ranked_here
 from tools.rank import rank
 from tools.trivial import write_trivial_bundle
@@ -246,12 +246,21 @@ def test_rank_times_every_engine_here_and_auto_takes_the_first(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tools.rank._SECONDS", 0.2)
-    assert rank(folder) == 0
+    assert rank(load_bundle(folder)) == 0
     bundle = load_bundle(folder)
     ranked = ranked_here(bundle)
     assert {engine[:3] for engine in ranked} >= {("openvino", "CPU", "fp32"), ("onnxruntime", "CPU", "fp32")}
     assert f"{ranked[0]} a window: --backend auto takes it on this machine" in capsys.readouterr().out
     assert _chosen(bundle) == (ranked[0].backend, ranked[0].precision)
+
+
+def test_rank_of_a_bundle_that_cannot_be_written_is_refused_before_any_engine_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.rank._measure", lambda _: pytest.fail("it measures"))
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever is root may write everywhere
+    with pytest.raises(EngineError, match=r"bundle cannot be written, .*; give it write permission"):
+        rank(load_bundle(folder))
 
 
 def test_auto_tries_onnxruntimes_accelerators_before_the_processor(
