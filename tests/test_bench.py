@@ -21,7 +21,7 @@ from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import peak_meter
 from tools.bench.tables import efficiency_in_words, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
-from tools.bench.turns import Span, rate_within, undisturbed
+from tools.bench.turns import Span, rate_outside, rate_within, undisturbed
 from tools.children import Child, running
 from tools.measures import percentiles
 
@@ -232,6 +232,14 @@ def test_windows_count_for_the_turn_in_which_they_were_completed() -> None:
     entries = [in_time, late, held_up, after, beyond]
     assert rate_within(spans, entries) == 1.0
     assert undisturbed(stops, entries) == [in_time, after, beyond]
+
+
+def test_rate_of_a_run_too_short_for_turns_leaves_out_the_time_for_which_it_was_stopped() -> None:
+    """As a run has it that --max-windows ends after the first stop."""
+    entries = [_entry(0.0, 0.0, received_s) for received_s in (1.0, 1.5, 2.0, 5.5, 6.0)]
+    assert rate_outside([], entries) == pytest.approx(4 / 5)
+    assert rate_outside([Span(2 * 10**9, 5 * 10**9)], entries) == pytest.approx(4 / 2)
+    assert rate_outside([Span(0, 10**9), Span(2 * 10**9, 5 * 10**9), Span(6 * 10**9, 9 * 10**9)], entries) == 2.0
 
 
 def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:
