@@ -177,6 +177,21 @@ def test_child_that_ignores_sigterm_is_killed_and_reaped(tmp_path: Path, monkeyp
     assert child.process.returncode == -signal.SIGKILL
 
 
+def test_child_that_ends_with_more_than_a_pipe_holds_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reporter.py").write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('x' * 1_000_000, flush=True) or sys.exit())\n"
+        "print('up', flush=True)\n"
+        "signal.pause()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with running("reporter") as child:
+        assert child.stdout.readline() == "up\n"
+    assert child.process.returncode not in (None, -signal.SIGKILL)
+
+
 def test_child_that_writes_much_to_stderr_does_not_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chatty.py").write_text("import sys\nsys.stderr.write('x' * 1_000_000)\nprint('done')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""))
