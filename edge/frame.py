@@ -35,7 +35,7 @@ class Frame:
     """
 
     pixels: UInt8Image
-    """(H, W) gray or (H, W, 3) RGB, uint8. Of coded colour video the luma alone: see `rgb`."""
+    """(H, W) gray or (H, W, 3) RGB, uint8. Of coded colour video, and once captured, the luma alone: see `rgb`."""
     index: int
     """Position in the stream, from 0; goes on through loops and reconnects."""
     t_media_ns: int
@@ -48,7 +48,7 @@ class Frame:
     t_wall_ns: int
     """Wall-clock time of capture, for records only."""
     colour: Callable[[], UInt8Image] | None = None
-    """Makes (H, W, 3) RGB where `pixels` is the luma of coded colour video: most frames are never shown."""
+    """Makes (H, W, 3) RGB where `pixels` is the luma of a coloured image: most frames are never shown."""
     chroma: Callable[[], tuple[UInt8Image, UInt8Image]] | None = None
     """Gives Cb and Cr as coded, each (h, w) uint8 around 128: cheap, to see whether `colour` is worth making."""
     object: StoredObject | None = None

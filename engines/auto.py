@@ -12,13 +12,11 @@ from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.onnxruntime_engine import has_accelerators
 from engines.openvino_engine import DEFAULT_DEVICE, hardware
-from engines.ranking import Ranked, ranked_here
+from engines.ranking import MIN_GAIN, Ranked, ranked_here
 
 _log = logging.getLogger("edge.engines")
 
 _GPU = "cuda"
-_MIN_GAIN = 1.05
-"""A lower precision must be faster than FP32 by more than the noise of a measurement."""
 
 
 class _Candidate(NamedTuple):
@@ -137,7 +135,7 @@ def _not_measured_faster(file: BundleFile) -> str | None:
     build: Any = file.build or {}
     if (there := build.get("hardware")) != (here := hardware(str(build.get("device", DEFAULT_DEVICE)))):
         return f"it was measured on {there}, this is {here}; edge-build measures it anew"
-    if (gain := _gain(file)) < _MIN_GAIN:
+    if (gain := _gain(file)) < MIN_GAIN:
         return f"it is {gain:.2f} times as fast as FP32 on this machine"
     return None
 

@@ -102,7 +102,7 @@ def build_engine(
         EngineError: The builder failed, or another is at work on the bundle; the bundle is as it was.
     """
     module = _module(builder, precision)
-    with _alone(bundle.path):
+    with alone(bundle.path):
         return _build_alone(bundle, builder, module, precision, options, progress)
 
 
@@ -134,13 +134,16 @@ def _build_alone(
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let no two builds change a bundle or falsify each other's times; clear away what a killed one left.
+def alone(path: Path) -> Iterator[None]:
+    """Let no two change a bundle or falsify each other's times; clear away what a build that was killed left.
 
     Raises:
-        EngineError: There is another one.
+        EngineError: There is another one, or the folder cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as exc:
+        raise EngineError(f"{path} cannot be read ({exc.strerror}); give it read permission") from exc
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

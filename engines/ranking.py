@@ -1,7 +1,7 @@
 """Which engine of a bundle is the fastest on this machine: measured on demand, kept in the manifest, used by auto."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from engines import host
@@ -9,7 +9,7 @@ from engines.bundle import Bundle, keep_rankings
 from engines.errors import BundleError
 from engines.load import BACKENDS, backend_module
 
-_MIN_GAIN = 1.05
+MIN_GAIN = 1.05
 """A lower precision must be faster than FP32 by more than the noise of a measurement."""
 
 
@@ -47,7 +47,7 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
     found = [ranking for ranking in bundle.rankings if ranking.get("circumstances") == here]
     try:
         return tuple(_parse(entry) for ranking in found for entry in ranking["engines"])
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise BundleError(
             f"{bundle.path}: the manifest's ranking is damaged ({exc}); rank anew: edge-build {bundle.path} --rank"
         ) from exc
@@ -60,9 +60,9 @@ def keep_ranking(bundle: Bundle, engines: Iterable[Ranked]) -> Bundle:
         BundleError: The manifest cannot be read or written.
     """
     here = _circumstances(bundle)
-    ordered = sorted(engines, key=lambda one: one.p50_ms * (1 if one.precision == "fp32" else _MIN_GAIN))
+    ordered = sorted(engines, key=lambda one: one.p50_ms * (1 if one.precision == "fp32" else MIN_GAIN))
     ranking = {"circumstances": here, "engines": [engine._asdict() for engine in ordered]}
-    others = [other for other in bundle.rankings if other.get("circumstances", {}).get("hardware") != here["hardware"]]
+    others = [other for other in bundle.rankings if _hardware(other) != here["hardware"]]
     return keep_rankings(bundle, (*others, ranking))
 
 
@@ -76,10 +76,16 @@ def _circumstances(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _hardware(ranking: Mapping[str, Any]) -> Any:
+    """Return where it was measured; None where it does not say: that one is of no use, and does no harm."""
+    circumstances = ranking.get("circumstances")
+    return circumstances.get("hardware") if isinstance(circumstances, dict) else None
+
+
 def _parse(entry: dict[str, Any]) -> Ranked:
     engine = Ranked(**entry)
     if engine.backend not in BACKENDS or not all(isinstance(name, str) for name in engine[:3]):
         raise ValueError(f"{entry} names no engine")
-    if not 0 < float(engine.p50_ms) < math.inf:
-        raise ValueError(f"p50_ms is {engine.p50_ms}")
+    if type(engine.p50_ms) not in (int, float) or not 0 < float(engine.p50_ms) < math.inf:  # True is a number as well
+        raise ValueError(f"p50_ms is {engine.p50_ms!r}")
     return engine

@@ -16,7 +16,7 @@ from small_bundle import small_bundle
 from engines import Bundle, PreprocessSpec, auto, host, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import describe_file
-from engines.errors import BackendError, BundleError, ParityError
+from engines.errors import BackendError, BundleError, EngineError, ParityError
 from engines.ranking import Ranked, keep_ranking, ranked_here
 from tools.rank import rank
 from tools.trivial import write_trivial_bundle
@@ -214,8 +214,19 @@ def test_ranking_of_another_machine_is_kept_and_of_this_one_replaced(
     assert ranked_here(bundle) == RANKED
 
 
+OPENVINO = {"backend": "openvino", "device": "CPU", "precision": "fp32", "p50_ms": 1.0}
+
+
 @pytest.mark.parametrize(
-    "engines", [[{"backend": "x", "device": "CPU", "precision": "fp32", "p50_ms": 1.0}], [{"backend": "openvino"}], 3]
+    "engines",
+    [
+        [{**OPENVINO, "backend": "x"}],
+        [{"backend": "openvino"}],
+        [{**OPENVINO, "p50_ms": "1.0"}],
+        [{**OPENVINO, "p50_ms": True}],
+        [{**OPENVINO, "p50_ms": 10**400}],
+        3,
+    ],
 )
 def test_damaged_ranking_is_refused_with_the_command_that_mends_it(folder: Path, engines: Any) -> None:
     bundle = keep_ranking(load_bundle(folder), RANKED)
@@ -224,16 +235,32 @@ def test_damaged_ranking_is_refused_with_the_command_that_mends_it(folder: Path,
         load_engine(damaged)
 
 
+def test_ranking_that_says_not_where_it_was_measured_hinders_no_new_one(folder: Path) -> None:
+    bundle = dataclasses.replace(load_bundle(folder), rankings=({}, {"circumstances": None}, {"circumstances": [1]}))
+    assert ranked_here(bundle) == ()
+    keep_ranking(bundle, RANKED)
+    assert ranked_here(load_bundle(folder)) == RANKED
+
+
 def test_rank_times_every_engine_here_and_auto_takes_the_first(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tools.rank._SECONDS", 0.2)
-    assert rank(folder) == 0
+    assert rank(load_bundle(folder)) == 0
     bundle = load_bundle(folder)
     ranked = ranked_here(bundle)
     assert {engine[:3] for engine in ranked} >= {("openvino", "CPU", "fp32"), ("onnxruntime", "CPU", "fp32")}
     assert f"{ranked[0]} a window: --backend auto takes it on this machine" in capsys.readouterr().out
     assert _chosen(bundle) == (ranked[0].backend, ranked[0].precision)
+
+
+def test_rank_of_a_bundle_that_cannot_be_written_is_refused_before_any_engine_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.rank._measure", lambda _: pytest.fail("it measures"))
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever is root may write everywhere
+    with pytest.raises(EngineError, match=r"bundle cannot be written, .*; give it write permission"):
+        rank(load_bundle(folder))
 
 
 def test_auto_tries_onnxruntimes_accelerators_before_the_processor(

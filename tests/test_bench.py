@@ -21,7 +21,7 @@ from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import peak_meter
 from tools.bench.tables import efficiency_in_words, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
-from tools.bench.turns import Span, rate_within, undisturbed
+from tools.bench.turns import Span, rate_outside, rate_within, undisturbed
 from tools.children import Child, running
 from tools.measures import percentiles
 
@@ -177,6 +177,21 @@ def test_child_that_ignores_sigterm_is_killed_and_reaped(tmp_path: Path, monkeyp
     assert child.process.returncode == -signal.SIGKILL
 
 
+def test_child_that_ends_with_more_than_a_pipe_holds_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reporter.py").write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('x' * 1_000_000, flush=True) or sys.exit())\n"
+        "print('up', flush=True)\n"
+        "signal.pause()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with running("reporter") as child:
+        assert child.stdout.readline() == "up\n"
+    assert child.process.returncode not in (None, -signal.SIGKILL)
+
+
 def test_child_that_writes_much_to_stderr_does_not_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chatty.py").write_text("import sys\nsys.stderr.write('x' * 1_000_000)\nprint('done')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""))
@@ -232,6 +247,14 @@ def test_windows_count_for_the_turn_in_which_they_were_completed() -> None:
     entries = [in_time, late, held_up, after, beyond]
     assert rate_within(spans, entries) == 1.0
     assert undisturbed(stops, entries) == [in_time, after, beyond]
+
+
+def test_rate_of_a_run_too_short_for_turns_leaves_out_the_time_for_which_it_was_stopped() -> None:
+    """As a run has it that --max-windows ends after the first stop."""
+    entries = [_entry(0.0, 0.0, received_s) for received_s in (1.0, 1.5, 2.0, 5.5, 6.0)]
+    assert rate_outside([], entries) == pytest.approx(4 / 5)
+    assert rate_outside([Span(2 * 10**9, 5 * 10**9)], entries) == pytest.approx(4 / 2)
+    assert rate_outside([Span(0, 10**9), Span(2 * 10**9, 5 * 10**9), Span(6 * 10**9, 9 * 10**9)], entries) == 2.0
 
 
 def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:

@@ -27,6 +27,7 @@ from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError, ParityError
 from engines.openvino_engine import shared_core
 from tools.calibration import read_clips
+from tools.rank import rank
 from tools.trivial import write_trivial_bundle
 
 SPEC = PreprocessSpec(resize_hw=(32, 32), crop_hw=(32, 32))
@@ -176,6 +177,34 @@ def test_command_that_is_terminated_leaves_the_bundle_as_it_was_and_says_so(fold
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr == f"error: the build was stopped; {folder} has no new engine\n"
     assert _state(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "within", "said"),
+    [
+        ("--rank", "tools.rank.measure_engines", "the timing was stopped; {} keeps no new order"),
+        ("--check", "tools.parity_table.measure_parity", "the check was stopped; nothing is known of {}"),
+    ],
+)
+def test_rank_or_check_that_is_terminated_tells_so_and_does_not_pass(
+    folder: Path, option: str, within: str, said: str
+) -> None:
+    before = _state(folder)
+    module, _, name = within.rpartition(".")
+    script = (
+        f"import os, signal, {module} as module, tools.build\n"
+        f"module.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "raise SystemExit(tools.build.main())"
+    )
+    command = [sys.executable, "-c", script, str(folder), option]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", f"error: {said.format(folder)}\n")
+    assert _state(folder) == before
+
+
+def test_rank_beside_a_build_on_the_same_bundle_is_refused(folder: Path) -> None:
+    with build.alone(folder), pytest.raises(EngineError, match="another edge-build is at work on"):
+        rank(load_bundle(folder))
 
 
 def test_build_on_a_full_disk_is_refused_in_one_line(folder: Path) -> None:

@@ -42,10 +42,22 @@ def _run() -> int:
     options = _parse()
     bundle = load_bundle(options.bundle)
     if options.rank:
-        return rank(options.bundle)
+        with _told_if_stopped(f"the timing was stopped; {bundle.path} keeps no new order"):
+            return rank(bundle)
     if options.check:
-        return print_checks(bundle, options.backend, options.device)
-    return _build(bundle, options)
+        with _told_if_stopped(f"the check was stopped; nothing is known of {bundle.path}"):
+            return print_checks(bundle, options.backend, options.device)
+    with _told_if_stopped(f"the build was stopped; {bundle.path} has no new engine"):
+        return _build(bundle, options)
+
+
+@contextlib.contextmanager
+def _told_if_stopped(message: str) -> Iterator[None]:
+    """End not quietly as other commands do: a script that goes on would count on what was not done."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        raise EngineError(message) from exc
 
 
 def _parse() -> argparse.Namespace:
@@ -105,11 +117,8 @@ def _build(bundle: Bundle, options: argparse.Namespace) -> int:
     if options.calibrate:
         clips = np.concatenate([clips, read_clips(bundle, options.calibrate, options.clips)])
     build_options = BuildOptions(device=options.device, calibration_clips=clips, settings=_settings(options))
-    try:
-        with _progress() as tell:
-            _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
-    except KeyboardInterrupt as exc:  # not quietly: a script that goes on would count on the engine
-        raise EngineError(f"the build was stopped; {bundle.path} has no new engine") from exc
+    with _progress() as tell:
+        _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
     build = file.build or {}
     print(f"{bundle.path / file.name}: {result.describe()}, over {result.num_clips} reference clips")
     gain = ""

@@ -74,6 +74,7 @@ class Child:
         """End the process, gently and then not, and reap it; idempotent."""
         if self.process.poll() is None:
             self.process.terminate()
+            self.stdout.close()  # nobody reads it any more, and one that writes much there would wait for a reader
             try:
                 self.process.wait(_END_S)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):

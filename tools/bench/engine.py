@@ -78,7 +78,7 @@ def measure_engines(
             except EdgeError as exc:
                 if is_strict:
                     raise
-                name = " ".join(filter(None, (choice.backend, choice.precision)))
+                name = " ".join(filter(None, (choice.backend, choice.device, choice.precision)))
                 print_line("warning", f"{name} is left out: {exc}")
         devices = sorted({loaded["device"].lower() for _, loaded in ready}) if with_peaks else []
         meters = {device: stack.enter_context(peak_meter(device)) for device in devices}

@@ -13,7 +13,7 @@ from typing import Any
 from edge.errors import EdgeError
 from tools.bench.engine import READY_S, EngineChoice, measure_rate
 from tools.bench.trace import Entry, received_ms, stage_durations_ms
-from tools.bench.turns import Span, Turns, rate_within, undisturbed
+from tools.bench.turns import Span, Turns, can_take_turns, rate_outside, rate_within, undisturbed
 from tools.children import Child, peak_rss_mb, rss_mb, running
 from tools.measures import percentiles
 
@@ -73,8 +73,11 @@ class PipelineRun:
     @property
     def steady(self) -> list[Entry]:
         """The predictions without the first ones, and without those that a stop held up."""
-        later = self.predictions[_NUM_WARMUP:] if len(self.predictions) > 4 * _NUM_WARMUP else self.predictions
-        return undisturbed(self.stops, later) or later
+        return undisturbed(self.stops, self._later) or self._later
+
+    @property
+    def _later(self) -> list[Entry]:
+        return self.predictions[_NUM_WARMUP:] if len(self.predictions) > 4 * _NUM_WARMUP else self.predictions
 
     @property
     def is_by_turns(self) -> bool:
@@ -86,8 +89,7 @@ class PipelineRun:
         """Predictions a second, in the steady state: completed while the daemon ran, or received."""
         if self.is_by_turns:
             return rate_within(self.spans, self.predictions)
-        times_ns = [entry["t_received_ns"] for entry in self.steady]
-        return (len(times_ns) - 1) / ((times_ns[-1] - times_ns[0]) / 1e9)
+        return rate_outside(self.stops, self._later)
 
     @property
     def first_window_play_s(self) -> float:
@@ -101,7 +103,7 @@ def measure_pipeline(settings: PipelineSettings) -> tuple[Report, PipelineRun]:
     """Measure the pipeline and the bare engine beside it, so that a drift of the machine shows.
 
     At the pace "max" they take turns, and the bare engine has as many windows in flight as the pipeline gives it; in
-    real time, and where the run is too short for that, the engine runs before and after.
+    real time, and where the run is too short or the engine too slow for that, the engine runs before and after.
 
     Raises:
         EdgeError: The daemon or the engine failed, with its own exit code; or fewer than two predictions came.
@@ -111,7 +113,8 @@ def measure_pipeline(settings: PipelineSettings) -> tuple[Report, PipelineRun]:
     with running("tools.bench.engine", str(settings.engine), *choice.arguments) as bare:
         engine = bare.ask(None, READY_S)
         before = measure_rate(bare, bare_s)
-        run = run_pipeline(settings, bare if settings.pace == "max" else None)
+        is_by_turns = settings.pace == "max" and can_take_turns(before)
+        run = run_pipeline(settings, bare if is_by_turns else None)
         rates = run.engine_rates if run.is_by_turns else [before, measure_rate(bare, bare_s)]
     return _report(settings, run, rates, engine), run
 
@@ -158,8 +161,9 @@ def _watch(daemon: subprocess.Popen[str], subscriber: Child, turns: Turns | None
     has_begun = False
     while time.monotonic() < deadline_s:
         if turns is not None and not has_begun and select.select([subscriber.stdout], [], [], 0)[0]:
-            has_begun = subscriber.stdout.readline() != ""  # the first prediction is there
-            turns.begin()
+            has_begun = True
+            if subscriber.stdout.readline():  # the first prediction is there; else the subscriber has died
+                turns.begin()
         peak_mb = max(peak_mb, peak_rss_mb(daemon.pid))
         series_mb.append(rss_mb(daemon.pid))
         try:

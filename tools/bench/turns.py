@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from tools.bench.engine import measure_rate
 from tools.children import Child
 
-_TURN_S, _TURNS_A_RUN = 5.0, 8
+_TURN_S, _TURNS_A_RUN = 4.0, 8
+_MIN_RATE = 4.0
+"""Windows a second: a slower engine's last windows would make a stop longer than the 6 s after which the subscriber
+takes the daemon for dead, and then messages are lost."""
 
 Entry = dict[str, Any]
 
@@ -25,6 +28,11 @@ class Span(NamedTuple):
     def seconds(self) -> float:
         """Its length."""
         return (self.end_ns - self.start_ns) / 1e9
+
+
+def can_take_turns(windows_per_s: float) -> bool:
+    """Whether an engine is fast enough for turns of a few seconds."""
+    return windows_per_s >= _MIN_RATE
 
 
 class Turns:
@@ -78,6 +86,13 @@ def rate_within(spans: Sequence[Span], entries: Sequence[Entry]) -> float:
     """Return how many windows a second were completed while the daemon ran."""
     completed = sum(any(span.start_ns <= _t_completed_ns(entry) < span.end_ns for span in spans) for entry in entries)
     return completed / sum(span.seconds for span in spans)
+
+
+def rate_outside(stops: Sequence[Span], entries: Sequence[Entry]) -> float:
+    """Return how many windows a second were received, less the time for which the daemon was stopped."""
+    start_ns, end_ns = entries[0]["t_received_ns"], entries[-1]["t_received_ns"]
+    stopped_ns = sum(max(0, min(stop.end_ns, end_ns) - max(stop.start_ns, start_ns)) for stop in stops)
+    return (len(entries) - 1) / ((end_ns - start_ns - stopped_ns) / 1e9)
 
 
 def undisturbed(stops: Sequence[Span], entries: Sequence[Entry]) -> list[Entry]:
