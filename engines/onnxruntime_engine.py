@@ -13,8 +13,8 @@ DEFAULT_DEVICE = "CPU"
 OUTPUT_NAMES = ("probabilities", "heatmap")
 
 _SUFFIX = "ExecutionProvider"
-_NOT_LOCAL = ("Azure",)
-"""Sends what it is given to a computer elsewhere."""
+_ONLY_BY_NAME = ("Azure", "Tensorrt", "NvTensorRTRTX")
+"""The first sends what it is given to a computer elsewhere; the others compile for minutes at each start."""
 _ONLY_FATAL = 4
 _CRASHING_OPTIMIZERS = {"fp16": ["NchwcTransformer"]}
 """It ends the process when the CPU provider creates a session for some FP16 networks (seen with 1.30 to 1.32)."""
@@ -47,8 +47,8 @@ def has_accelerators() -> bool:
 
 
 def devices() -> tuple[str, ...]:
-    """Return the execution providers that this ONNX Runtime has, by their short names, the best first."""
-    return tuple(name for name in _providers(_import_onnxruntime()) if name not in _NOT_LOCAL)
+    """Return the execution providers that may be chosen unasked, by their short names, the best first."""
+    return tuple(name for name in _providers(_import_onnxruntime()) if name not in _ONLY_BY_NAME)
 
 
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:

@@ -266,12 +266,13 @@ def test_rank_of_a_bundle_that_cannot_be_written_is_refused_before_any_engine_ru
 def test_auto_tries_onnxruntimes_accelerators_before_the_processor(
     folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    providers = ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    names = ["Tensorrt", "CUDA", "Azure", "CPU"]
+    providers = [f"{name}ExecutionProvider" for name in names]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     monkeypatch.setattr(Path, "glob", lambda self, _pattern: iter([self / "libonnxruntime_providers_cuda.so"]))
     assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
     assert any(line.startswith("auto: passed over onnxruntime CUDA fp32: ") for line in told)
-    assert not any("passed over onnxruntime Azure" in line for line in told)
+    assert not any(f"passed over onnxruntime {name}" in line for line in told for name in ("Azure", "Tensorrt"))
 
 
 def test_auto_on_a_processor_does_not_import_what_it_does_not_run(folder: Path) -> None:
