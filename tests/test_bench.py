@@ -220,7 +220,7 @@ def test_count_operation_counts_a_multiply_add_as_two() -> None:
 @pytest.mark.slow
 def test_bench_pipeline_at_full_load_takes_turns_with_the_bare_engine(trivial_bundle: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "video.mp4", 60, fps=30)
-    arguments = ["--source", str(video), "--engine", str(trivial_bundle), "--pace", "max", "--seconds", "6"]
+    arguments = ["--source", str(video), "--engine", str(trivial_bundle), "--pace", "max", "--seconds", "3"]
     result = _bench("pipeline", *arguments)
     assert (result.returncode, result.stderr) == (0, "")
     report = json.loads(result.stdout.splitlines()[-1])
@@ -229,8 +229,8 @@ def test_bench_pipeline_at_full_load_takes_turns_with_the_bare_engine(trivial_bu
     assert report["efficiency"] == pytest.approx(report["windows_per_s"] / np.mean(rates))
     assert f"in {len(rates)} turns with it: efficiency {report['efficiency']:.1%}" in result.stdout
     assert report["lost"] == report["skipped"] == 0
-    # it plays for twice the time, of which the engine has up to half
-    assert report["windows_per_s"] * 6 * 0.8 < report["published"] < report["windows_per_s"] * 12 * 1.1
+    # it plays for 6 s, of which the engine has up to half, and the start some
+    assert report["windows_per_s"] * 6 * 0.2 < report["published"] < report["windows_per_s"] * 6 * 1.3
 
 
 def _entry(captured_s: float, infer_s: float, received_s: float) -> dict:
@@ -289,7 +289,7 @@ def test_peaks_are_measured_in_each_precision_that_the_processor_has() -> None:
         assert other is None
         assert meter is not None
         for _ in range(3):
-            meter.take_turn()
+            meter.take_turn(0.25)
         peaks = meter.rates()
     assert peaks["fp32"] > 1
     assert all(rate > 0 for rate in peaks.values())

@@ -86,7 +86,7 @@ def measure_engines(
         for _ in range(_NUM_TURNS):
             turns += [_take_turn(child, seconds / _NUM_TURNS) for child, _ in ready]
             for meter in filter(None, meters.values()):
-                meter.take_turn()
+                meter.take_turn(seconds / _NUM_TURNS)
         results = [_result(loaded, turns[place :: len(ready)]) for place, (_, loaded) in enumerate(ready)]
         return results, {device: meter.rates() if meter else {} for device, meter in meters.items()}
 

@@ -16,7 +16,7 @@ from engines.torch_cuda import import_torch
 from tools.children import Child, running
 
 _SIZES = (1024, 2048)
-_TURN_S = 0.25
+_MAX_TURN_S = 0.25
 _LIMIT_S = 120.0
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 
@@ -40,9 +40,9 @@ class PeakMeter:
         self._child = child
         self._turns: list[list[tuple[str, float]]] = []
 
-    def take_turn(self) -> None:
-        """Measure once more, a quarter of a second each way."""
-        self._turns.append(self._child.ask("", _LIMIT_S)["rates"])
+    def take_turn(self, seconds: float) -> None:
+        """Measure once more, each way for so long, or a quarter of a second, if that is less."""
+        self._turns.append(self._child.ask(f"{min(seconds, _MAX_TURN_S)}", _LIMIT_S)["rates"])
 
     def rates(self) -> Peaks:
         """Return precision to GFLOP/s: the fastest way's median over the turns."""
@@ -85,8 +85,8 @@ def _run() -> int:
     for way in ways:
         way.product()
     print(json.dumps({"ways": len(ways)}), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps({"rates": [(way.precision, _rate(way)) for way in ways]}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps({"rates": [(way.precision, _rate(way, float(line))) for way in ways]}), flush=True)
     return 0
 
 
@@ -150,12 +150,12 @@ def _torch_product(device: str, kind: Any, size: int) -> Product:
     return product
 
 
-def _rate(way: _Way) -> float:
-    """Return GFLOP/s over a turn."""
-    num_products, start_s = 0, time.perf_counter()
-    while (elapsed_s := time.perf_counter() - start_s) < _TURN_S:
+def _rate(way: _Way, seconds: float) -> float:
+    """Return GFLOP/s over a turn, of one product or more."""
+    num_products, elapsed_s, start_s = 0, 0.0, time.perf_counter()
+    while elapsed_s < seconds or num_products == 0:
         way.product()
-        num_products += 1
+        num_products, elapsed_s = num_products + 1, time.perf_counter() - start_s
     return num_products * 2 * way.size**3 / elapsed_s / 1e9
 
 
