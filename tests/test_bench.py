@@ -257,6 +257,7 @@ def test_rate_of_a_run_too_short_for_turns_leaves_out_the_time_for_which_it_was_
     assert rate_outside([Span(0, 10**9), Span(2 * 10**9, 5 * 10**9), Span(6 * 10**9, 9 * 10**9)], entries) == 2.0
 
 
+@pytest.mark.slow
 def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> None:
     result = _bench("engine", str(trivial_bundle), "--backend", "openvino", "--seconds", "0.2", "--throughput")
     (engine,) = json.loads(result.stdout.splitlines()[-1])["engines"]
