@@ -322,7 +322,7 @@ def masked(frame: Frame, masks: tuple[Rect, ...]) -> Frame:
 
 
 def with_luma(frame: Frame) -> Frame:
-    """Return an RGB frame as its luma, with the colours to be had: the image watch and the network both want the luma."""
+    """Return an RGB frame as its luma, with its colours to be had: the image watch and most networks want the luma."""
     if frame.pixels.ndim == 2:
         return frame
     rgb = frame.pixels

@@ -4,28 +4,21 @@ import dataclasses
 import errno
 import hashlib
 import json
-import lzma
 import math
 import os
 import stat
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from engines.errors import BundleError
+from engines.reference import Reference, read_reference
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 REFERENCE_NAME = "reference.npz"
 _MAX_SIDE_PX = 4096
 _MAX_FRAMES = 1024
-_MAX_REFERENCE_BYTES = 1 << 30
-"""Unpacked; a file of a few MB can hold more than any memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,20 +99,14 @@ class Bundle:
         """Whether `file` would return one."""
         return any(file.kind == kind and precision in (None, file.precision) for file in self.files)
 
-    def reference(self) -> "Reference":
+    def reference(self) -> Reference:
         """Read the reference clips and outputs.
 
         Raises:
             BundleError: The file is damaged or its shapes do not fit the manifest.
         """
         path = self.path / self.file("reference").name
-        try:
-            # opened here, because np.load leaves a damaged file open
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                _require_bearable(arrays.zip)
-                reference = Reference(*(_as_float32(arrays[key]) for key in ("clips", "probabilities", "heatmaps")))
-        except _REFERENCE_TROUBLES as exc:
-            raise BundleError(f"{path} is not a reference file ({exc}); export the bundle again") from exc
+        reference = read_reference(path)
         shapes = [array.shape for array in (reference.clips, reference.probabilities, reference.heatmaps)]
         num_clips = len(reference.clips)
         expected = [(num_clips, *self.clip_tchw), (num_clips, len(self.classes)), (num_clips, self.num_frames)]
@@ -130,48 +117,6 @@ class Bundle:
                 "export the bundle again"
             )
         return reference
-
-
-_REFERENCE_TROUBLES = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    MemoryError,  # its header asks for more than there is
-    RuntimeError,  # encrypted, or packed in a way that is not known
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-
-
-def _require_bearable(archive: zipfile.ZipFile) -> None:
-    num_bytes = sum(member.file_size for member in archive.infolist())
-    if num_bytes > _MAX_REFERENCE_BYTES:
-        raise ValueError(f"unpacked it has {num_bytes} bytes; {_MAX_REFERENCE_BYTES} are allowed")
-
-
-def _as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    if array.dtype.kind != "f":
-        raise ValueError(f"it holds numbers of type {array.dtype}; they must be float32")
-    with np.errstate(over="ignore"):  # what overflows is seen next
-        converted = array.astype(np.float32)
-    if not np.isfinite(converted).all():
-        raise ValueError("it holds NaN or infinity")
-    return converted
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Reference:
-    """Clips and the FP32 PyTorch outputs for them, all float32."""
-
-    clips: npt.NDArray[np.float32]
-    """(n, T, C, H, W)"""
-    probabilities: npt.NDArray[np.float32]
-    """(n, K)"""
-    heatmaps: npt.NDArray[np.float32]
-    """(n, T, h, w)"""
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from engines import host
 from engines.build import BuildOptions, Built, Progress
-from engines.bundle import Bundle, Reference, add_files, describe_file
+from engines.bundle import Bundle, add_files, describe_file
 from engines.errors import BackendError, EngineError
 from engines.parity import TOLERANCES
+from engines.reference import Reference
 
 if TYPE_CHECKING:
     import onnx

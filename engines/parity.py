@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from engines.bundle import Bundle, BundleFile, Reference
+from engines.bundle import Bundle, BundleFile
 from engines.engine import Engine, EngineOutput
 from engines.errors import ParityError
+from engines.reference import Reference
 
 _log = logging.getLogger("edge.engines")
 
