@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,12 @@ from hardware import skip_or_fail
 
 from tools.phantom import DatasetSpec, write_dataset
 from tools.trivial import write_trivial_bundle
+
+
+def pytest_configure() -> None:
+    """Let SIGINT be heard: a shell that starts the tests in the background has it ignored, and so would our programs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
