@@ -11,7 +11,7 @@ from tools.trivial import write_trivial_bundle
 
 
 def pytest_configure() -> None:
-    """Let SIGINT be heard: a shell that starts the tests in the background has it ignored, and so would our programs."""
+    """Let SIGINT be heard: a shell that starts tests in the background has it ignored, and so would our programs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
