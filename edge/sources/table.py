@@ -35,10 +35,13 @@ def open_source(uri: str, *, loop: bool = False, options: SourceOptions = DEFAUL
         options: What some kinds need beside the URI.
 
     Raises:
-        ConfigError: The URI is of a kind that is not known.
+        ConfigError: The URI is of a kind that is not known, or an option is not for its kind.
         SourceError: There is no such file, or it cannot be opened.
     """
     source = _open_once(uri, options)
+    if options.is_awaited and not source.info.is_live:
+        source.close()
+        raise ConfigError("--wait-source waits for a device or a stream; this source is a recording: leave it out")
     if not loop and uri != "demo":
         return source
     if source.info.is_live:
@@ -56,9 +59,9 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
     if scheme == "dicom":
         return _open_dicom_listener(uri, options)
     if is_network(uri):
-        return _open_network(uri)
+        return _open_network(uri, options)
     if scheme == "igtl":
-        return _open_igtl(uri)
+        return _open_igtl(uri, options)
     if scheme == "watch":
         return _open_watched_folder(Path(rest), options)
     if uri.startswith("/dev/"):
@@ -105,16 +108,16 @@ def _open_dicom_listener(uri: str, options: SourceOptions) -> Source:
     return DicomListener(parse_address(uri), options)
 
 
-def _open_network(uri: str) -> Source:
+def _open_network(uri: str, options: SourceOptions) -> Source:
     from edge.sources.network import NetworkVideo
 
-    return NetworkVideo(parse_network(uri))
+    return NetworkVideo(parse_network(uri), options)
 
 
-def _open_igtl(uri: str) -> Source:
+def _open_igtl(uri: str, options: SourceOptions) -> Source:
     from edge.sources.openigtlink import OpenIgtLink, parse_igtl
 
-    return OpenIgtLink(parse_igtl(uri))
+    return OpenIgtLink(parse_igtl(uri), options)
 
 
 def _open_watched_folder(folder: Path, options: SourceOptions) -> Source:
