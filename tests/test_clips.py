@@ -220,6 +220,12 @@ def test_clip_damage_is_kept_with_the_frames_and_not_printed(tmp_path: Path, cap
     assert capfd.readouterr().err == ""
 
 
+def test_clip_of_a_still_video_tells_the_trainers_user_what_helps(tmp_path: Path) -> None:
+    path = write_movie(tmp_path / "still.mp4", np.full((30, 48, 64), 90, np.uint8))
+    warnings = [text for text in _store(tmp_path).get(Video("v", path, 0, "p")).warnings if "nothing moves" in text]
+    assert warnings == ["ROI: nothing moves: full frame; give the image's X,Y,W,H in the manifest's column roi"]
+
+
 @pytest.mark.parametrize("name", ["frames.u8", "meta.npz"])
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
 def test_clip_entry_damaged_on_disk_is_made_anew(tmp_path: Path, name: str, damage: str) -> None:

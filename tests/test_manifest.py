@@ -21,7 +21,7 @@ def _refused(path: Path) -> str:
 
 def test_manifest_all_columns_are_read(tmp_path: Path) -> None:
     columns = {"split": ["train", "val"], "fold": ["0", ""], "site": ["A", ""], "roi": ["1,2,30,40", ""]}
-    more = {"keyframe": ["7", ""], "age": ["61", ""], "size mm": ["4.5", "9"]}
+    more = {"keyframe": ["7", ""], "mask": ["masks/0.npz", ""], "age": ["61", ""], "size mm": ["4.5", "9"]}
     path = write_manifest(tmp_path / "m.csv", rows(2, **columns, **more))
 
     manifest = read_manifest(path)
@@ -30,7 +30,8 @@ def test_manifest_all_columns_are_read(tmp_path: Path) -> None:
     assert (first.id, first.path, first.label, first.patient_id) == ("v0.mp4", tmp_path / "v0.mp4", 0, "p0")
     assert (first.split, first.fold, first.site, first.roi, first.keyframe) == ("train", 0, "A", (1, 2, 30, 40), 7)
     assert (second.split, second.fold, second.site, second.roi, second.keyframe) == ("val", None, None, None, None)
-    assert first.covariates == {"age": "61", "size mm": "4.5"}
+    assert (first.mask, second.mask) == ("masks/0.npz", None)
+    assert first.covariates == {"age": "61", "size mm": "4.5"}  # a path is none
     assert manifest.covariate_names == ("age", "size mm")
     assert manifest.classes == ("negative", "positive")
     assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

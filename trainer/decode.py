@@ -22,6 +22,8 @@ from edge.preprocess import preprocess_uint8
 from edge.sources import Rect, Source, SourceInfo, open_source
 from engines import PreprocessSpec
 
+_ROI_ADVICE = "give the image's X,Y,W,H in the manifest's column roi"
+
 
 class StopFlag(Protocol):
     """A `threading.Event`, or one of `multiprocessing`: set where decoding must end early."""
@@ -161,6 +163,7 @@ def _settings(spec: ClipSpec, roi: Rect | str) -> CaptureSettings:
         frame_interval_ms=spec.frame_interval_ms,
         hop=1,
         is_realtime=False,
+        roi_advice=_ROI_ADVICE,
     )
 
 

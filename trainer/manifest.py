@@ -40,8 +40,9 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
 
     Args:
         path: A CSV file in UTF-8. Columns: path (relative to the CSV's folder), label, patient_id; where there is one,
-            split (train, val, test; empty is train), fold, site, roi (X,Y,W,H in source pixels), keyframe; all others
-            are covariates, but for those of a table of predictions: id, probability, threshold.
+            split (train, val, test; empty is train), fold, site, roi (X,Y,W,H in source pixels), keyframe, mask (a file
+            relative to the CSV's folder); all others are covariates, but for those of a table of predictions: id,
+            probability, threshold.
         classes: Names by label, where they are known already: labels may then be such names too, and not every class
             needs a video. By default labels are whole numbers from 0, each with at least one video.
 
