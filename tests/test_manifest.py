@@ -1,6 +1,7 @@
 """Manifests: what is read, and what is refused in one line that names the fault."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +172,23 @@ def test_manifest_video_listed_twice_is_refused(tmp_path: Path, again: str) -> N
     assert f"lists the video {again!r} twice" in _refused(path)
 
 
+def test_manifest_of_a_pipe_is_refused_and_not_read_for_ever(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.csv", rows(4))
+    (tmp_path / "v1.mp4").unlink()
+    os.mkfifo(tmp_path / "v1.mp4")
+    with pytest.raises(ManifestError, match=r"1 of 4 files are not there: 'v1\.mp4'"):
+        read_manifest(path)
+
+
 def test_manifest_of_one_class_is_refused(tmp_path: Path) -> None:
     assert "one class 1" in _refused(write_manifest(tmp_path / "m.csv", rows(3, label=[1, 1, 1])))
 
 
-@pytest.mark.parametrize("labels", [[0, 2, 2], [1, 2, 1], [0, 10**12, 0]])
+@pytest.mark.parametrize("labels", [[0, 2, 2], [1, 2, 1], [0, 10**12, 0], [0, 1e300, 0]])
 def test_manifest_with_a_gap_in_the_labels_is_refused(tmp_path: Path, labels: list[int]) -> None:
-    assert "no video has label" in _refused(write_manifest(tmp_path / "m.csv", rows(3, label=labels)))
+    message = _refused(write_manifest(tmp_path / "m.csv", rows(3, label=labels)))
+    assert "no video has label" in message
+    assert f"the highest label is {max(labels)};" in message
 
 
 @pytest.mark.parametrize(

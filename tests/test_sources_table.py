@@ -79,7 +79,7 @@ def test_uri_not_usable_is_refused(uri: str, error: type[EdgeError], words: str)
 def test_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a video")
-    with pytest.raises(ConfigError, match=r"its suffix '.txt' is not known; allowed are demo"):
+    with pytest.raises(ConfigError, match=r"its suffix '.txt' is not known; allowed are a video file"):
         open_source(str(path))
 
 

@@ -87,6 +87,8 @@ def check_masks(path: Path, video: VideoFrames) -> None:
 def _mask_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as exc:
+        raise ConfigError(f"mask {path} is not there; mend or empty its field") from exc
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ConfigError(f"mask {path} is no .npz with an array `masks` ({exc}); mend it or empty its field") from exc
 

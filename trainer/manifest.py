@@ -153,17 +153,16 @@ def _check_files(path: Path, videos: Sequence[Video]) -> None:
     missing = [video.id for video in videos if not _is_there(video.path)]
     if missing:
         raise ManifestError(
-            f"{path}: {len(missing)} of {len(videos)} files are not there: {_some(missing)}; paths are relative to "
-            f"{path.absolute().parent}"
+            f"{path}: {len(missing)} of {len(videos)} files are not there: "
+            f"{_some(missing)}; paths are relative to {path.absolute().parent}; pipes and devices do not count"
         )
 
 
 def _is_there(path: Path) -> bool:
     try:
-        path.stat()
+        return path.is_file() or path.is_dir()  # a pipe or a device would be read for ever
     except (OSError, ValueError):
         return False
-    return True
 
 
 def _class_names(path: Path, videos: Sequence[Video]) -> tuple[str, ...]:
@@ -175,8 +174,8 @@ def _class_names(path: Path, videos: Sequence[Video]) -> tuple[str, ...]:
     absent = next(label for label in itertools.count() if label not in labels)
     if absent < max(labels):
         raise ManifestError(
-            f"{path}: no video has label {absent}, but the highest label is {max(labels)}; number the classes from 0 "
-            "without gaps"
+            f"{path}: no video has label {absent}, but the highest label is {max(labels):.15g}; number the "
+            "classes from 0 without gaps"
         )
     return ("negative", "positive") if len(labels) == 2 else tuple(f"class {label}" for label in sorted(labels))
 

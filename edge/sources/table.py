@@ -14,10 +14,10 @@ from edge.sources.looped import LoopedSource
 from edge.sources.network_address import is_mistyped, is_network, parse_network
 from edge.sources.options import SourceOptions
 
+FILES_ALLOWED = "a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), an image or a folder of images"
 ALLOWED = (
-    "demo, phantom:SEED, /dev/video0, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
-    "an image or a folder of images, dicom://HOST:PORT?aet=NAME, rtsp:// udp:// rtp:// http:// (and other network "
-    "video), an .sdp file, igtl://HOST:PORT/DEVICE"
+    f"demo, phantom:SEED, /dev/video0, {FILES_ALLOWED}, dicom://HOST:PORT?aet=NAME, "
+    "rtsp:// udp:// rtp:// http:// (and other network video), an .sdp file, igtl://HOST:PORT/DEVICE"
 )
 
 _DEMO_REGION = (42, 15, 256, 192)
@@ -172,10 +172,12 @@ def _opener_of_folder(path: Path) -> Callable[[Path], Source]:
 
 def _opener_of_file(path: Path) -> Callable[[Path], Source]:
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{str(path)!r} is neither a file nor a folder; allowed are {ALLOWED}")
+        raise ConfigError(f"{str(path)!r} is neither a file nor a folder; allowed are {FILES_ALLOWED}")
     if path.stat().st_size == 0:
         raise SourceError(f"{str(path)!r} is empty (0 bytes); give another file")
     for is_kind, opener in ((is_dicom, _open_dicom), (is_image, _open_images), (is_video, _open_video)):
         if is_kind(path):
             return opener
-    raise ConfigError(f"{path.name!r} is not DICOM and its suffix {path.suffix!r} is not known; allowed are {ALLOWED}")
+    raise ConfigError(
+        f"{path.name!r} is not DICOM and its suffix {path.suffix!r} is not known; allowed are {FILES_ALLOWED}"
+    )
