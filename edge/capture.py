@@ -22,7 +22,7 @@ from edge.prediction import State
 from edge.preprocess import preprocess, visible_rect
 from edge.read_ahead import read_ahead
 from edge.roi import clip_to
-from edge.roi_chooser import RoiChooser
+from edge.roi_chooser import ADVICE, RoiChooser
 from edge.sources.base import LiveItem, Rect, Source, Trouble
 from edge.troubles import TroubleLog
 from edge.window import NEW_OBJECT, WindowSampler
@@ -76,6 +76,8 @@ class CaptureSettings:
     """Parts of the source image that are blanked before anything looks at them."""
     image: ImageThresholds = dataclasses.field(default_factory=ImageThresholds)
     """From when on the image counts as frozen, or as another one."""
+    roi_advice: str = ADVICE
+    """What the user is told to do where nothing moves."""
 
 
 class CaptureLoop:
@@ -117,7 +119,7 @@ class CaptureLoop:
         """The interruption that lasts; None once a frame has come."""
         self._masked_size_wh: tuple[int, int] | None = None
         self._troubles = TroubleLog(meters)
-        self._roi = RoiChooser(settings.roi, source.info.region)
+        self._roi = RoiChooser(settings.roi, source.info.region, settings.roi_advice)
         self._watch = ImageWatch(settings.image)
         self._stands: tuple[State, str] | None = None
         self._sampler = WindowSampler(settings.num_frames, settings.frame_interval_ms, settings.hop)

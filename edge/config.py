@@ -47,6 +47,7 @@ class Config:
     duration: float | None = None
     max_windows: int | None = None
     loop: bool = False
+    wait_source: bool = False
     frames: float = 0.0
     wait_subscribers: int = 0
     curve: str | None = None
@@ -134,6 +135,7 @@ class Config:
         """Return what some kinds of sources need beside the URI."""
         return SourceOptions(
             is_realtime=self.pace == "realtime",
+            is_awaited=self.wait_source,
             video_size=parse_size(self.video_size) if self.video_size else None,
             frame_rate=self.frame_rate,
             pixel_format=self.pixel_format,
@@ -220,9 +222,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--hop", metavar="N", type=int, help="new clip frames between two windows (default: 1)")
     add("--pace", metavar="P", help="realtime (default), or max: all windows, at full speed")
     add("--roi", metavar="R", help="auto, full or X,Y,W,H in source pixels (default: auto)")
-    add("--duration", metavar="S", type=float, help="stop after S seconds of playing")
-    add("--max-windows", metavar="N", type=int, help="stop after N predictions")
+    add("--duration", metavar="S", type=float, help="stop after S s of playing; --max-windows N: N predictions")
+    add("--max-windows", metavar="N", type=int, help=argparse.SUPPRESS)  # told beside its sister: a screen is short
     add("--loop", action="store_true", help="play a recording again and again")
+    add("--wait-source", action="store_true", help="wait for a live source that is not there yet")
     add("--frames", metavar="FPS", type=float, help="also publish the ROI as JPEG, so often (default: 0)")
     add("--wait-subscribers", metavar="N", type=int, help="hold the first frame until N readers are there")
     add("--curve", metavar="DIR", help="keys from edge-keygen: only their owners can read")
@@ -240,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-aet", metavar="A,B", help="dicom://: who may send (default: all)")
     add("--tls-cert", metavar="PEM", help="of dicom://, --pacs; also --tls-key, --tls-ca PEM")
     for name in ("--tls-key", "--tls-ca"):
-        add(name, metavar="PEM", help=argparse.SUPPRESS)  # told beside its sister, as others are: a screen is short
+        add(name, metavar="PEM", help=argparse.SUPPRESS)  # told beside its sister: a screen is short
     add("--record", metavar="DIR", help="record the ROI and all messages; a --source later")
     add("--record-codec", metavar="C", help=f"{CODEC_NAMES[0]} (default), {', '.join(CODEC_NAMES[1:])}")
     add("--record-max-gb", metavar="N", type=float, help="remove the oldest parts; so does --record-max-days N")

@@ -133,7 +133,7 @@ def check_inside(rect: Rect, size_wh: tuple[int, int]) -> None:
     if clip_to(rect, size_wh) != rect:
         raise ConfigError(
             f"the ROI {x},{y},{width},{height} reaches outside the image of {size_wh[0]}x{size_wh[1]} pixels; "
-            "give one inside it, or auto"
+            "give one inside it, or none"
         )
 
 

@@ -12,11 +12,16 @@ MIN_SAME_OVERLAP = 0.85
 """Share of both that two rectangles must have in common to be taken for the same place."""
 
 
+ADVICE = "no pictures are published or recorded, for names may stand in it: give --roi"
+"""What a full frame, for want of a moving image, means to the daemon's user, and what helps."""
+
+
 class RoiChooser:
     """Holds the stream's ROI: the user's, the source's own, or the moving image area."""
 
-    def __init__(self, wanted: Rect | str, region: Rect | None) -> None:
+    def __init__(self, wanted: Rect | str, region: Rect | None, advice: str = ADVICE) -> None:
         self._wanted = wanted
+        self._advice = advice
         self._region = region
         self._finder: RoiFinder | None = None
         self._size_wh: tuple[int, int] | None = None
@@ -92,10 +97,7 @@ class RoiChooser:
         if self.may_publish:
             _log.info("ROI: %s", self._finder.reason)
         else:
-            _log.warning(
-                "ROI: %s; no pictures are published or recorded, for names may stand in it: give --roi",
-                self._finder.reason,
-            )
+            _log.warning("ROI: %s; %s", self._finder.reason, self._advice)
 
 
 def overlap(one: Rect, other: Rect) -> float:

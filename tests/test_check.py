@@ -137,7 +137,7 @@ def test_check_with_one_class_left_is_refused(tmp_path: Path, sweeps: Path, cach
     for place in (1, 3):
         (tmp_path / f"{place}.mp4").write_text("no video")
         rows[place]["path"] = f"{place}.mp4"
-    with pytest.raises(ManifestError, match=r"without the 2 videos .* 2 of one class or none are left \(1.mp4: "):
+    with pytest.raises(ManifestError, match=r"the 2 videos .* 2 videos, all of one class, are left \(1.mp4: .*; mend"):
         _check(tmp_path, rows, cache)
 
 
@@ -304,7 +304,7 @@ def test_check_keyframes_and_masks_of_another_video_are_named(tmp_path: Path, sw
     report, _ = _check(tmp_path, _rows(sweeps, mask=masks, keyframe=keyframes), cache)
     long, gone, keyframe = report.remarks
     assert f"{tmp_path / 'long.npz'} has the shape (25, 120, 160); the video has 24 frames of 160x120 pixels" in long
-    assert f"mask {tmp_path / 'gone.npz'} is no .npz" in gone
+    assert f"mask {tmp_path / 'gone.npz'} is not there" in gone
     assert keyframe.endswith("4.mp4: keyframe 24 is none of its 24 frames, which are counted from 0")
 
 

@@ -185,18 +185,21 @@ def test_prepare_decodes_in_processes_and_names_what_is_left_out(tmp_path: Path)
     (tmp_path / "text.mp4").write_text("no video")
     text = Video("text.mp4", tmp_path / "text.mp4", 0, "p")
     outside = dataclasses.replace(good[0], id="outside", roi=(0, 0, 5000, 10))
+    (tmp_path / "stream.sdp").write_text("v=0")
+    stream = Video("stream.sdp", tmp_path / "stream.sdp", 0, "p")
     gone = Video("gone.mp4", tmp_path / "gone.mp4", 0, "p")
     store = _store(tmp_path)
 
-    prepared = store.prepare([*good, short, text, outside, gone], num_workers=2)
+    prepared = store.prepare([*good, short, text, outside, gone, stream], num_workers=2)
 
     assert list(prepared.short) == ["short.mp4"]
     assert "no 4 frames in a row: 3 lie on the time grid of 40 ms" in prepared.short["short.mp4"]
-    assert set(prepared.unreadable) == {"text.mp4", "outside", "gone.mp4"}
+    assert set(prepared.unreadable) == {"text.mp4", "outside", "gone.mp4", "stream.sdp"}
     assert "cannot be opened" in prepared.unreadable["text.mp4"]
     assert "reaches outside the image of 320x240" in prepared.unreadable["outside"]
+    assert "is a stream, not a recording" in prepared.unreadable["stream.sdp"]
     assert "No such file" in prepared.unreadable["gone.mp4"]
-    assert set(prepared.left_out) == {"short.mp4", "text.mp4", "outside", "gone.mp4"}
+    assert set(prepared.left_out) == {"short.mp4", *prepared.unreadable}
     assert len(_entries(store)) == 4
     assert [len(store.get(video).frames) for video in good] == [20, 21, 22]
 
@@ -218,6 +221,12 @@ def test_clip_damage_is_kept_with_the_frames_and_not_printed(tmp_path: Path, cap
         frames = _store(tmp_path).get(Video("v", path, 0, "p"))
         assert any("is damaged" in warning for warning in frames.warnings)
     assert capfd.readouterr().err == ""
+
+
+def test_clip_of_a_still_video_tells_the_trainers_user_what_helps(tmp_path: Path) -> None:
+    path = write_movie(tmp_path / "still.mp4", np.full((30, 48, 64), 90, np.uint8))
+    warnings = [text for text in _store(tmp_path).get(Video("v", path, 0, "p")).warnings if "nothing moves" in text]
+    assert warnings == ["ROI: nothing moves: full frame; give the image's X,Y,W,H in the manifest's column roi"]
 
 
 @pytest.mark.parametrize("name", ["frames.u8", "meta.npz"])

@@ -38,7 +38,8 @@ def test_config_every_option_is_read_from_the_command_line() -> None:
         "--source a.mp4 --engine b --backend openvino --device CPU --publish tcp://127.0.0.1:6000 --stream left "
         "--hop 4 --pace max --roi 1,2,300,400 --duration 2.5 --max-windows 7 --loop --frames 5 --wait-subscribers 2 "
         "--curve keys --insecure --log-format json --status-file s.json --mask 1,2,3,4 --video-size 640x480 "
-        "--frame-rate 25 --allow-aet A,B --tls-cert c.pem --tls-key k.pem --tls-ca a.pem --pixel-format YUYV"
+        "--frame-rate 25 --allow-aet A,B --tls-cert c.pem --tls-key k.pem --tls-ca a.pem --pixel-format YUYV "
+        "--wait-source"
     )
     given = dataclasses.asdict(read_config(arguments.split()))
     wanted = {
@@ -54,6 +55,7 @@ def test_config_every_option_is_read_from_the_command_line() -> None:
         "duration": 2.5,
         "max_windows": 7,
         "loop": True,
+        "wait_source": True,
         "frames": 5.0,
         "wait_subscribers": 2,
         "curve": "keys",

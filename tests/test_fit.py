@@ -238,7 +238,7 @@ def test_fit_whose_validation_videos_cannot_be_used_is_refused_before_training(
     (tmp_path / "manifest.csv").write_text(
         "\n".join(["path,label,patient_id,split", *lines, "short/videos/000000.mp4,1,new,val"]), encoding="utf-8"
     )
-    with pytest.raises(ManifestError, match="the 1 validation videos that can be used are of class negative alone"):
+    with pytest.raises(ManifestError, match="the 1 validation videos that can be used are of class 'negative' alone"):
         make_plan(fit_options(tmp_path / "manifest.csv", tmp_path / "run"))
 
 

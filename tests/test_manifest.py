@@ -1,6 +1,7 @@
 """Manifests: what is read, and what is refused in one line that names the fault."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def _refused(path: Path) -> str:
 
 def test_manifest_all_columns_are_read(tmp_path: Path) -> None:
     columns = {"split": ["train", "val"], "fold": ["0", ""], "site": ["A", ""], "roi": ["1,2,30,40", ""]}
-    more = {"keyframe": ["7", ""], "age": ["61", ""], "size mm": ["4.5", "9"]}
+    more = {"keyframe": ["7", ""], "mask": ["masks/0.npz", ""], "age": ["61", ""], "size mm": ["4.5", "9"]}
     path = write_manifest(tmp_path / "m.csv", rows(2, **columns, **more))
 
     manifest = read_manifest(path)
@@ -30,7 +31,8 @@ def test_manifest_all_columns_are_read(tmp_path: Path) -> None:
     assert (first.id, first.path, first.label, first.patient_id) == ("v0.mp4", tmp_path / "v0.mp4", 0, "p0")
     assert (first.split, first.fold, first.site, first.roi, first.keyframe) == ("train", 0, "A", (1, 2, 30, 40), 7)
     assert (second.split, second.fold, second.site, second.roi, second.keyframe) == ("val", None, None, None, None)
-    assert first.covariates == {"age": "61", "size mm": "4.5"}
+    assert (first.mask, second.mask) == ("masks/0.npz", None)
+    assert first.covariates == {"age": "61", "size mm": "4.5"}  # a path is none
     assert manifest.covariate_names == ("age", "size mm")
     assert manifest.classes == ("negative", "positive")
     assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -170,13 +172,23 @@ def test_manifest_video_listed_twice_is_refused(tmp_path: Path, again: str) -> N
     assert f"lists the video {again!r} twice" in _refused(path)
 
 
+def test_manifest_of_a_pipe_is_refused_and_not_read_for_ever(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.csv", rows(4))
+    (tmp_path / "v1.mp4").unlink()
+    os.mkfifo(tmp_path / "v1.mp4")
+    with pytest.raises(ManifestError, match=r"1 of 4 files are not there: 'v1\.mp4'"):
+        read_manifest(path)
+
+
 def test_manifest_of_one_class_is_refused(tmp_path: Path) -> None:
     assert "one class 1" in _refused(write_manifest(tmp_path / "m.csv", rows(3, label=[1, 1, 1])))
 
 
-@pytest.mark.parametrize("labels", [[0, 2, 2], [1, 2, 1], [0, 10**12, 0]])
+@pytest.mark.parametrize("labels", [[0, 2, 2], [1, 2, 1], [0, 10**12, 0], [0, 1e300, 0]])
 def test_manifest_with_a_gap_in_the_labels_is_refused(tmp_path: Path, labels: list[int]) -> None:
-    assert "no video has label" in _refused(write_manifest(tmp_path / "m.csv", rows(3, label=labels)))
+    message = _refused(write_manifest(tmp_path / "m.csv", rows(3, label=labels)))
+    assert "no video has label" in message
+    assert f"the highest label is {max(labels)};" in message
 
 
 @pytest.mark.parametrize(

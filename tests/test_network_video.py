@@ -5,6 +5,7 @@ import http.server
 import io
 import itertools
 import os
+import signal
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from edge.errors import ConfigError, SourceError, SourceLost
 from edge.frame import Frame
 from edge.sources import open_source
 from edge.sources.base import LiveItem, Pause, Source, Trouble
+from edge.sources.options import SourceOptions
 from tests.daemon import running
 from tests.rtsp_server import RATE_HZ, SIZE_WH, RtpSender, RtspServer, number_of, numbered
 
@@ -137,10 +139,8 @@ def test_rtsp_wrong_password_is_an_error_without_it() -> None:
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "tcp"])
 def test_server_that_is_not_there_is_an_error(scheme: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     with pytest.raises(SourceError, match="refused"):
-        list(open_source(f"{scheme}://127.0.0.1:{port}/x").frames())
+        list(open_source(f"{scheme}://127.0.0.1:{free_tcp_port()}/x").frames())
 
 
 def test_rtsp_damaged_packets_are_left_out_and_counted() -> None:
@@ -287,14 +287,62 @@ class _Web(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def web() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Web) as server:
+@contextlib.contextmanager
+def serving_web(port: int = 0) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), _Web) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    with serving_web() as address:
+        yield address
+
+
+def free_tcp_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def test_http_server_that_is_awaited_comes_later() -> None:
+    port = free_tcp_port()
+    source = open_source(f"http://127.0.0.1:{port}/video.mjpg", options=SourceOptions(is_awaited=True))
+    for _ in range(2):
+        with pytest.raises(SourceLost, match="refused"):
+            list(source.frames())
+    with serving_web(port):
+        assert frames_of(items_of(source, has_frames(3)))[0].index == 0
+
+
+def test_daemon_that_waits_for_its_source_says_why_and_plays_what_comes(trivial_bundle: Path) -> None:
+    port = free_tcp_port()
+    with running(
+        "--source", f"rtsp://127.0.0.1:{port}/live", "--engine", str(trivial_bundle), "--roi", "full",
+        "--max-windows", "3", "--wait-source",
+    ) as daemon:  # fmt: skip
+        while daemon.receive("status").header["state"] != "NO_SIGNAL":
+            pass
+        reason = daemon.messages[-1].header["reason"]
+        with serving(port=port):
+            recording = daemon.finish()
+    assert "failed (Connection refused): check its sender, address and password" in reason
+    assert (recording.exit_code, len(recording.predictions)) == (0, 3)
+    assert recording.stderr.count("refused") == 1
+    assert "the source is back" in recording.stderr
+
+
+def test_daemon_that_waits_for_its_source_is_stopped_as_ever(trivial_bundle: Path) -> None:
+    source = f"rtsp://127.0.0.1:{free_tcp_port()}/live"
+    with running("--source", source, "--engine", str(trivial_bundle), "--wait-source") as daemon:
+        while daemon.receive("status").header["state"] != "NO_SIGNAL":
+            pass
+        daemon.signal(signal.SIGTERM)
+        assert daemon.finish().exit_code == 0
 
 
 def test_http_motion_jpeg_is_played_and_its_end_is_a_loss(web: str) -> None:

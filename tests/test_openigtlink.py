@@ -16,6 +16,7 @@ from edge.frame import Frame
 from edge.sources import open_source
 from edge.sources.base import LiveItem, Pause, Trouble
 from edge.sources.openigtlink import MAX_BODY_BYTES, parse_igtl
+from edge.sources.options import SourceOptions
 from tests.rtsp_server import number_of, numbered
 from tests.test_network_video import frames_of, has_frames, has_pause, items_of
 
@@ -202,6 +203,16 @@ def test_igtl_server_that_is_not_there_is_an_error() -> None:
     with pytest.raises(SourceError, match="cannot be reached") as caught:
         list(open_source(f"igtl://127.0.0.1:{port}").frames())
     assert not isinstance(caught.value, SourceLost)
+
+
+def test_igtl_server_that_is_awaited_comes_later() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    source = open_source(f"igtl://127.0.0.1:{port}", options=SourceOptions(is_awaited=True))
+    with pytest.raises(SourceLost, match="cannot be reached"):
+        list(source.frames())
+    with serving(port=port):
+        assert items_of(source, has_frames(3))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import os
 import pickle
 import random
@@ -17,7 +18,7 @@ from small_training import environment, fit_command, fit_options, is_equal, run_
 
 from trainer.checkpointing import checkpoint_path, latest_checkpoint, read_checkpoint
 from trainer.errors import RunError
-from trainer.files import write_atomic
+from trainer.files import unwritable, write_atomic
 from trainer.fit import fit
 
 SETTINGS = ("epochs=4", "ema_decay=0.9", "speckle=0.1", "dropout=0.3")
@@ -192,6 +193,14 @@ def test_checkpoint_that_holds_code_is_refused_and_not_run(phantom_manifest: Pat
     with pytest.raises(RunError, match=r"refused \(it would import \w+\.mkdir, which could run code.*remove it"):
         read_checkpoint(checkpoint_path(interrupted, 3))
     assert not (interrupted / "run-by-pickle").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "said"), [(0, "no room to write"), (12, "no room for 1 kB to"), (2_500_000, "no room for 2.5 MB to")]
+)
+def test_full_disk_is_told_with_what_is_needed(num_bytes: int, said: str) -> None:
+    error = unwritable(Path("run.json"), OSError(errno.ENOSPC, "No space left on device"), num_bytes)
+    assert said in str(error)
 
 
 def test_write_atomic_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

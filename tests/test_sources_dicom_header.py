@@ -132,7 +132,7 @@ def test_region_beyond_the_image_is_told(
     assert told == (
         [
             "the file's region of 499x600 at 2,1 does not fit into its image of 40x30 and is clipped; "
-            "check what it leaves, or give --roi"
+            "check what it leaves, or name another ROI"
         ]
         if is_told
         else []

@@ -16,6 +16,7 @@ from source_files import dataset, noise, play, write_dicom, write_movie
 from edge.errors import ConfigError, EdgeError, SourceError
 from edge.sources import open_source
 from edge.sources.looped import LoopedSource
+from edge.sources.options import SourceOptions
 
 
 def test_demo_plays_on_and_on() -> None:
@@ -78,7 +79,7 @@ def test_uri_not_usable_is_refused(uri: str, error: type[EdgeError], words: str)
 def test_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a video")
-    with pytest.raises(ConfigError, match=r"its suffix '.txt' is not known; allowed are demo"):
+    with pytest.raises(ConfigError, match=r"its suffix '.txt' is not known; allowed are a video file"):
         open_source(str(path))
 
 
@@ -114,6 +115,11 @@ def test_file_without_permission_is_refused() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert "cannot be read: Permission denied" in done.stdout
     assert done.stderr == ""
+
+
+def test_recording_is_not_waited_for() -> None:
+    with pytest.raises(ConfigError, match="--wait-source waits for a device or a stream"):
+        open_source("demo", options=SourceOptions(is_awaited=True))
 
 
 def test_loop_of_a_single_frame_goes_on(tmp_path: Path) -> None:

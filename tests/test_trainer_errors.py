@@ -154,7 +154,11 @@ def test_unusable_readers_are_refused_before_anything_is_predicted(
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [(None, "is no .npz"), ((24, 5, 5), "(24, 5, 5); the video has 24 frames of 128x96")]
+    ("shape", "said"),
+    [
+        (None, "mask.npz is not there"),
+        ((24, 5, 5), "(24, 5, 5); the video has 24 frames of 128x96"),
+    ],
 )
 @pytest.mark.usefixtures("no_predictions")
 def test_unusable_masks_are_refused_before_anything_is_predicted(

@@ -2,12 +2,16 @@
 
 import base64
 import csv
+import functools
 import hashlib
 import io
 import json
+import operator
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +21,10 @@ from edge.commandline import NOTICE
 from engines import PreprocessSpec
 from tests.trainer_command import edge_train
 from trainer.plots import Series, draw_confusion, draw_decision, draw_history, save_png
+from trainer.predictors import about_run
 from trainer.report_entries import load_contents
 from trainer.report_sections import evidence_text
-from trainer.runs import FINISHED, Run, write_run
+from trainer.runs import FINISHED, Run, load_run, write_run
 
 EVIL = "<img src=http://evil.example/x>"
 WIDTHS_PX = (1280, 390)
@@ -214,7 +219,8 @@ def test_report_of_a_measured_cross_validation_shows_the_test_and_all_folds(fold
     [
         (lambda folder: None, "has neither metrics.json nor run.json"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json cannot be read"),
-        (lambda folder: (folder / "metrics.json").write_text('{"name": 1}'), "metrics.json cannot be read (KeyError"),
+        (lambda folder: (folder / "metrics.json").write_text('{"name": "a"}'), "cannot be read (it has no n); run"),
+        (lambda folder: (folder / "metrics.json").write_text("[]"), "(it is [], not an object)"),
         (lambda folder: (folder / "run.json").write_text("[]"), "run.json holds no JSON object"),
     ],
 )
@@ -225,6 +231,83 @@ def test_report_of_something_else_is_refused_by_one_line(tmp_path: Path, make, s
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert said in done.stderr
     assert not (tmp_path / "report.html").exists()
+
+
+def keys_of(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path to every key, and to the first item of every list."""
+    items: list[tuple[str | int, object]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value[:1]))
+    for key, part in items:
+        yield (*path, key)
+        yield from keys_of(part, (*path, key))
+
+
+CHANGES = {"missing": None, "text": "x", "list": ["x"], "number": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda metrics: metrics.pop("auc"), "it has no auc"),
+        (lambda metrics: metrics.update(auc="0,9"), 'auc is "0,9", not a number or null'),
+        (lambda metrics: metrics["counts"].pop("tp"), "it has no counts.tp"),
+        (lambda metrics: metrics["readers"][1].update(kappa_se=[]), "readers[1].kappa_se is [], not a number or null"),
+        (lambda metrics: metrics.update(n=0), "n is 0, not a whole number from 1"),
+        (lambda metrics: metrics.update(sensitivity_ci=[0.5]), "sensitivity_ci is [0.5], not two numbers or null"),
+        (lambda metrics: metrics["model"].update(clip=["x" * 99]), f'model.clip is ["{"x" * 38}..., not an object'),
+        (lambda metrics: metrics.update(threshold=None), "threshold is null, and predictions.csv has no column thresh"),
+    ],
+)
+def test_report_of_metrics_changed_by_hand_names_file_and_key(
+    folder: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    said: str,
+) -> None:
+    shutil.copytree(folder / "ev-first", tmp_path / "ev")
+    path = tmp_path / "ev" / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    change(metrics)
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    done = edge_train("report", tmp_path / "ev", "--out", tmp_path / "report.html")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(f"error: {path}")
+    assert said in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_report_of_metrics_with_any_key_changed_names_it_or_shows_them(
+    folder: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.report_sections._pictures", lambda *_: ())  # drawing takes long
+    shutil.copytree(folder / "ev-first", tmp_path / "ev")
+    path = tmp_path / "ev" / "metrics.json"
+    whole = {**json.loads(path.read_text(encoding="utf-8")), "model": about_run(load_run(folder / "run"))}
+    whole["cases"] = [{"kind": "tp", "picture": "roc.png", "id": "a", "probability": 0.9, "keyframe": 3, "peak": 1.0}]
+    rates = dict.fromkeys(("keyframe_hit_rate", "window_hit_rate", "mask_share"), 0.5)
+    whole["heatmap"] = {"num_videos": 1, "num_windows": 2, **rates}
+    refused = set()
+    for keys in list(keys_of(whole)):
+        metrics = json.loads(json.dumps(whole))
+        parent = functools.reduce(operator.getitem, keys[:-1], metrics)
+        if change == "missing":
+            del parent[keys[-1]]
+        else:
+            parent[keys[-1]] = CHANGES[change]
+        path.write_text(json.dumps(metrics), encoding="utf-8")
+        done = edge_train("report", tmp_path / "ev", "--out", tmp_path / "report.html")
+        assert (done.returncode, len(done.stderr.splitlines())) in ((0, 0), (2, 1)), (keys, done.stderr)
+        if done.returncode == 2:
+            refused.add(keys[-1])
+            assert f"{path} cannot be read (" in done.stderr
+            assert str(keys[-1]) in done.stderr or isinstance(keys[-1], int)
+    assert {"counts", "tp", "model", "data"} <= refused
+    assert change == "number" or {"auc", "kappa", "brier", "mcnemar"} <= refused
 
 
 def test_report_that_is_no_page_is_refused(folder: Path, tmp_path: Path) -> None:

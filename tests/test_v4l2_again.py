@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from edge.errors import ConfigError, SourceLost
+from edge.errors import ConfigError, SourceError, SourceLost
 from edge.sources.options import SourceOptions
 from edge.sources.v4l2 import V4l2Source
 from edge.sources.v4l2_device import V4l2Device
@@ -61,9 +61,25 @@ def test_mode_that_is_gone_at_a_reconnect_is_a_loss_and_wrong_usage_at_the_start
     driver.size_wh = size_wh
     with pytest.raises(ConfigError, match="video0"):
         next(iter(source.frames()))
-    source._has_worked = True
+    source._is_expected = True
     with pytest.raises(SourceLost, match="video0"):
         next(iter(source.frames()))
+
+
+def test_device_that_is_not_there_is_waited_for_where_it_is_awaited(
+    open_device: Callable[..., V4l2Source], tmp_path: Path
+) -> None:
+    (tmp_path / "video0").rename(tmp_path / "away")
+    with pytest.raises(SourceError, match="there is no device"):
+        open_device()
+    source = open_device(is_awaited=True)
+    for _ in range(2):
+        with pytest.raises(SourceLost, match="video0 is not there: plug it in"):
+            next(iter(source.frames()))
+    (tmp_path / "away").rename(tmp_path / "video0")
+    with source._find() as device:
+        assert device.path == tmp_path / "video0"
+    assert source.info.name == f"{tmp_path / 'video0'} (HDMI grabber)"
 
 
 def test_device_under_a_name_of_udevs_is_known_again_in_another_socket(

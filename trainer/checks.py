@@ -51,9 +51,10 @@ def check_manifest(manifest: Manifest, store: ClipStore) -> Report:
     prepared = store.prepare(manifest.videos)
     usable = tuple(video for video in manifest.videos if video.id not in prepared.left_out)
     if len({video.label for video in usable}) < 2:
+        left = f"{len(usable)} videos, all of one class, are" if usable else "none is"
         raise ManifestError(
             f"{manifest.path}: without the {len(prepared.left_out)} videos that are unreadable or too short, "
-            f"{len(usable)} of one class or none are left ({_first(prepared.left_out)})"
+            f"{left} left ({_first(prepared.left_out)}); mend the files, or add videos"
         )
     warned = ((video.id, store.get(video).warnings) for video in usable)
     return Report(

@@ -125,7 +125,8 @@ class ClipStore:
             missing = [
                 video for video, is_there in zip(videos, pool.map(self._has, videos), strict=True) if not is_there
             ]
-        unreadable = decode_all(self.get, missing, num_workers or num_cores())
+        found = decode_all(self.get, missing, num_workers or num_cores())  # as the workers ended
+        unreadable = {video.id: found[video.id] for video in videos if video.id in found}
         short = {video.id: self._why_short(video) for video in videos if video.id not in unreadable}
         return Prepared({id: reason for id, reason in short.items() if reason}, unreadable)
 

@@ -22,6 +22,8 @@ from edge.preprocess import preprocess_uint8
 from edge.sources import Rect, Source, SourceInfo, open_source
 from engines import PreprocessSpec
 
+_ROI_ADVICE = "give the image's X,Y,W,H in the manifest's column roi"
+
 
 class StopFlag(Protocol):
     """A `threading.Event`, or one of `multiprocessing`: set where decoding must end early."""
@@ -72,13 +74,15 @@ def decode(
         stop: Ends decoding early.
 
     Raises:
-        SourceError: The video cannot be opened or gives no frame, or decoding was stopped.
+        SourceError: The video cannot be opened, is a stream or gives no frame, or decoding was stopped.
         ConfigError: The suffix is not known, or the ROI is not inside the image.
     """
     cv2.setNumThreads(1)  # other processes share the cores, and an image is small
     collector, meters = _Collector(put), Meters()
     # absolute: a file named "demo" is a file
     with _collected_warnings() as warnings, contextlib.closing(open_source(str(path.absolute()))) as source:
+        if source.info.is_live:
+            raise SourceError(f"{path.name!r} is a stream, not a recording; record it and give what was recorded")
         observed = _Observed(source)
         settings = _settings(spec, roi)
         stop = stop or threading.Event()
@@ -161,6 +165,7 @@ def _settings(spec: ClipSpec, roi: Rect | str) -> CaptureSettings:
         frame_interval_ms=spec.frame_interval_ms,
         hop=1,
         is_realtime=False,
+        roi_advice=_ROI_ADVICE,
     )
 
 

@@ -22,7 +22,7 @@ from trainer.evaluation_folder import (
     make_folder,
     new_evaluation,
 )
-from trainer.evidence import MASK_COLUMN, Masks, check_masks, mask_path, read_masks, summarise_hits
+from trainer.evidence import Masks, check_masks, mask_path, read_masks, summarise_hits
 from trainer.files import write_atomic
 from trainer.manifest import Manifest, read_manifest
 from trainer.metrics import Metrics
@@ -107,10 +107,9 @@ def _write(
 
 
 def predictions_of(results: Sequence[VideoResult], manifest: Manifest) -> Predictions:
-    """Return the table of predictions; the manifest's covariates and sites go with it, its paths of masks do not."""
+    """Return the table of predictions; the manifest's covariates and sites go with it."""
     videos = [result.video for result in results]
-    names = [name for name in manifest.covariate_names if name != MASK_COLUMN]
-    covariates = {name: tuple(video.covariates.get(name, "") for video in videos) for name in names}
+    covariates = {name: tuple(video.covariates.get(name, "") for video in videos) for name in manifest.covariate_names}
     if any(video.site for video in videos):
         covariates["site"] = tuple(video.site or "" for video in videos)
     positive_label = len(manifest.classes) - 1

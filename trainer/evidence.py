@@ -18,7 +18,6 @@ from trainer.clips import VideoFrames
 from trainer.video import Video
 
 Masks = npt.NDArray[np.bool_]
-MASK_COLUMN = "mask"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,8 +48,7 @@ def find_peak(
 
 def mask_path(video: Video, manifest: Path) -> Path | None:
     """Return where the expert's masks of a video are; None where the manifest, whose path is given, names none."""
-    name = video.covariates.get(MASK_COLUMN)
-    return manifest.parent / name if name else None
+    return None if video.mask is None else manifest.parent / video.mask
 
 
 def read_masks(path: Path, video: VideoFrames) -> Masks:
@@ -89,6 +87,8 @@ def check_masks(path: Path, video: VideoFrames) -> None:
 def _mask_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as exc:
+        raise ConfigError(f"mask {path} is not there; mend or empty its field") from exc
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ConfigError(f"mask {path} is no .npz with an array `masks` ({exc}); mend it or empty its field") from exc
 

@@ -46,9 +46,13 @@ def _write_beside_and_rename(path: Path, content: bytes) -> None:
 def unwritable(path: Path, exc: OSError, num_bytes: int = 0) -> TrainingError:
     """Return the error for people: the disk is full, or what else the system said."""
     if exc.errno in _NO_ROOM:
-        needed = f" for {num_bytes / 1e6:.1f} MB" if num_bytes else ""
+        needed = f" for {_size(num_bytes)}" if num_bytes else ""
         return TrainingError(f"the disk is full: no room{needed} to write {path} ({exc.strerror}); make room there")
     return TrainingError(f"cannot write {path}: {exc.strerror or exc}")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{math.ceil(num_bytes / 1e3)} kB"
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

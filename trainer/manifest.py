@@ -40,8 +40,9 @@ def read_manifest(path: str | os.PathLike[str], classes: Sequence[str] | None = 
 
     Args:
         path: A CSV file in UTF-8. Columns: path (relative to the CSV's folder), label, patient_id; where there is one,
-            split (train, val, test; empty is train), fold, site, roi (X,Y,W,H in source pixels), keyframe; all others
-            are covariates, but for those of a table of predictions: id, probability, threshold.
+            split (train, val, test; empty is train), fold, site, roi (X,Y,W,H in source pixels), keyframe, mask (a file
+            relative to the CSV's folder); all others are covariates, but for those of a table of predictions: id,
+            probability, threshold.
         classes: Names by label, where they are known already: labels may then be such names too, and not every class
             needs a video. By default labels are whole numbers from 0, each with at least one video.
 
@@ -152,17 +153,16 @@ def _check_files(path: Path, videos: Sequence[Video]) -> None:
     missing = [video.id for video in videos if not _is_there(video.path)]
     if missing:
         raise ManifestError(
-            f"{path}: {len(missing)} of {len(videos)} files are not there: {_some(missing)}; paths are relative to "
-            f"{path.absolute().parent}"
+            f"{path}: {len(missing)} of {len(videos)} files are not there: "
+            f"{_some(missing)}; paths are relative to {path.absolute().parent}; pipes and devices do not count"
         )
 
 
 def _is_there(path: Path) -> bool:
     try:
-        path.stat()
+        return path.is_file() or path.is_dir()  # a pipe or a device would be read for ever
     except (OSError, ValueError):
         return False
-    return True
 
 
 def _class_names(path: Path, videos: Sequence[Video]) -> tuple[str, ...]:
@@ -174,8 +174,8 @@ def _class_names(path: Path, videos: Sequence[Video]) -> tuple[str, ...]:
     absent = next(label for label in itertools.count() if label not in labels)
     if absent < max(labels):
         raise ManifestError(
-            f"{path}: no video has label {absent}, but the highest label is {max(labels)}; number the classes from 0 "
-            "without gaps"
+            f"{path}: no video has label {absent}, but the highest label is {max(labels):.15g}; number the "
+            "classes from 0 without gaps"
         )
     return ("negative", "positive") if len(labels) == 2 else tuple(f"class {label}" for label in sorted(labels))
 

@@ -204,7 +204,7 @@ def _check_classes(manifest: Manifest, videos: Sequence[Decoded], what: str, nee
     if not videos:
         raise ManifestError(f"{manifest.path}: no {what} video can be used; mend the files that are left out")
     if len(labels) < 2 or not needed <= labels:
-        there = ", ".join(manifest.classes[label] for label in sorted(labels)) or "none"
+        there = " and ".join(repr(manifest.classes[label]) for label in sorted(labels))
         raise ManifestError(
             f"{manifest.path}: the {len(videos)} {what} videos that can be used are of class {there} alone; mend the "
             "files that are left out, choose another split or fold, or add videos"

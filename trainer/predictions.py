@@ -16,7 +16,7 @@ from trainer.files import write_atomic
 
 REQUIRED = ("id", "label", "probability")
 READER_COLUMNS = ("reader", "id", "call")
-_KNOWN = (*REQUIRED, "path", "patient_id", "fold", "threshold", "split", "roi", "keyframe")
+_KNOWN = (*REQUIRED, "path", "patient_id", "fold", "threshold", "split", "roi", "keyframe", "mask")
 """Columns that say nothing about the patient; every other one is a covariate."""
 
 _NAMES = ("reader", "id")

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from edge.errors import ConfigError
 from trainer.evaluate import Setup, measure_all
 from trainer.evaluation_folder import METRICS_NAME, PREDICTIONS_NAME, TRAINING_NAME
 from trainer.metrics import Metrics
+from trainer.metrics_file import read_metrics
 from trainer.out_of_fold import out_of_fold_predictions
 from trainer.predictions import Predictions, read_predictions
 from trainer.predictors import about_run
@@ -105,17 +105,14 @@ def load_evaluation(folder: Path) -> Entry:
     Raises:
         ConfigError: It cannot be read.
     """
-    path = folder / METRICS_NAME
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        name = str(metrics["name"])
-        if not isinstance(metrics["counts"], dict) or not isinstance(metrics["model"], dict):
-            raise TypeError("counts and model are no objects")
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    metrics = read_metrics(folder / METRICS_NAME)
+    predictions = read_predictions(folder / PREDICTIONS_NAME)
+    if metrics["threshold"] is None and predictions.thresholds is None:
         raise ConfigError(
-            f"{path} cannot be read ({type(exc).__name__}: {exc}); run edge-train evaluate again"
-        ) from exc
-    return Entry(name, folder, metrics, read_predictions(folder / PREDICTIONS_NAME))
+            f"{folder / METRICS_NAME}: threshold is null, and {PREDICTIONS_NAME} has no column threshold; "
+            "run edge-train evaluate again"
+        )
+    return Entry(metrics["name"], folder, metrics, predictions)
 
 
 def read_history(path: Path) -> History:

@@ -13,7 +13,7 @@ from edge.sources.base import Rect
 T = TypeVar("T")
 
 REQUIRED = ("path", "label", "patient_id")
-OPTIONAL = ("split", "fold", "site", "roi", "keyframe")
+OPTIONAL = ("split", "fold", "site", "roi", "keyframe", "mask")
 OF_PREDICTIONS = ("id", "probability", "threshold")
 """Columns of a table of predictions, which may serve as a manifest: passed over, they are no covariates."""
 SPLITS = ("train", "val", "test")
@@ -44,6 +44,8 @@ class Video:
     """The ultrasound image in source pixels; None where the manifest does not say."""
     keyframe: int | None = None
     """Index of the frame in the source that an expert would show."""
+    mask: str | None = None
+    """The file of the expert's masks as it stands in the CSV: relative to its folder."""
     covariates: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
     """Text of all other columns, as it stands in the CSV; not of `OF_PREDICTIONS`."""
 
@@ -82,6 +84,7 @@ def video_of(path: Path, line: int, row: dict[str, str], classes: Sequence[str] 
         site=row.get("site") or None,
         roi=read_optional("roi", _rect, 'X,Y,W,H in source pixels such as "80,40,640,480", or empty'),
         keyframe=read_optional("keyframe", _whole, "a frame's index from 0, or empty"),
+        mask=row.get("mask") or None,
         covariates={name: row[name] for name in covariate_names(row)},
     )
 

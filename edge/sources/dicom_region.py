@@ -50,6 +50,6 @@ def _warn(stated: Rect, size_wh: tuple[int, int]) -> None:
     """A region that does not fit was often written for another size of the image: what is left may cut it badly."""
     _log.warning(
         "the file's region of %dx%d at %d,%d does not fit into its image of %dx%d and is clipped; "
-        "check what it leaves, or give --roi",
+        "check what it leaves, or name another ROI",
         *(*stated[2:], *stated[:2], *size_wh),
     )

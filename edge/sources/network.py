@@ -10,6 +10,7 @@ from edge.frame import Frame
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
 from edge.sources.network_address import SDP, NetworkAddress
 from edge.sources.network_reader import OPEN_S, NetworkReader, Received
+from edge.sources.options import SourceOptions
 from edge.sources.stored import ColourImage
 
 _WAIT_S = 0.25
@@ -25,7 +26,7 @@ _DEFAULT_INTERVAL_MS = 40.0
 class NetworkVideo:
     """A stream that is sent by another machine."""
 
-    def __init__(self, address: NetworkAddress) -> None:
+    def __init__(self, address: NetworkAddress, options: SourceOptions) -> None:
         """Remember the address; it is connected with `frames`.
 
         Raises:
@@ -36,7 +37,7 @@ class NetworkVideo:
         self._address = address
         self._closed = threading.Event()
         self._reader: NetworkReader | None = None
-        self._has_worked = False
+        self._is_expected = options.is_awaited  # then, and once it has worked, what goes wrong is a loss
         kind = "SDP stream" if address.transport is SDP else ""
         self._info = SourceInfo(address.name, _DEFAULT_INTERVAL_MS, is_live=True, kind=kind)
 
@@ -54,7 +55,7 @@ class NetworkVideo:
             yield from self._play(self._reader)
         except SourceLost as loss:
             is_patient = self._address.transport.listens and self._reader.is_silent
-            if not self._has_worked and not is_patient:
+            if not self._is_expected and not is_patient:
                 raise SourceError(str(loss)) from loss
             raise
         finally:
@@ -78,7 +79,7 @@ class NetworkVideo:
             if received is not None:
                 yield from _troubles(self._address.name, received)
             if received is not None and received.image is not None:
-                self._has_worked = True
+                self._is_expected = True
                 t_last_s, t_last_ns = time.monotonic(), max(received.t_ns, t_last_ns + 1)
                 yield _frame(received, index, t_last_ns)
                 index += 1

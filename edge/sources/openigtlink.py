@@ -18,6 +18,7 @@ import numpy as np
 from edge.errors import ConfigError, SourceError, SourceLost
 from edge.frame import Frame, UInt8Image
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
+from edge.sources.options import SourceOptions
 
 DEFAULT_PORT = 18944
 MAX_BODY_BYTES = 2**26
@@ -180,10 +181,10 @@ def _pixels(header: dict[str, Any], body: bytes) -> UInt8Image:
 class OpenIgtLink:
     """A source whose images another program sends."""
 
-    def __init__(self, address: IgtlAddress) -> None:
+    def __init__(self, address: IgtlAddress, options: SourceOptions) -> None:
         self._address = address
         self._closed = threading.Event()
-        self._has_worked = False
+        self._is_expected = options.is_awaited  # then, and once it has worked, what goes wrong is a loss
         note = f"(images of {address.device})" if address.device else "(images of the first device that sends one)"
         self._info = SourceInfo(address.name, _DEFAULT_INTERVAL_MS, is_live=True, note=note)
 
@@ -197,8 +198,8 @@ class OpenIgtLink:
             connection = IgtlConnection(self._address)
         except OSError as exc:
             reason = f"{self._address.name} cannot be reached ({exc.strerror or exc}): is its server running?"
-            raise (SourceLost if self._has_worked else SourceError)(reason) from exc
-        self._has_worked = True
+            raise (SourceLost if self._is_expected else SourceError)(reason) from exc
+        self._is_expected = True
         try:
             yield from self._play(connection)
         finally:

@@ -9,6 +9,8 @@ class SourceOptions:
 
     is_realtime: bool = True
     """Stored objects are played at their own speed as they come; otherwise as fast as they are fetched."""
+    is_awaited: bool = False
+    """A live source that is not there at the start is waited for, as one that was lost is."""
     video_size: tuple[int, int] | None = None
     """V4L2: width and height in pixels; None: the best that the device offers."""
     frame_rate: float | None = None

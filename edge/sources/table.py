@@ -14,10 +14,10 @@ from edge.sources.looped import LoopedSource
 from edge.sources.network_address import is_mistyped, is_network, parse_network
 from edge.sources.options import SourceOptions
 
+FILES_ALLOWED = "a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), an image or a folder of images"
 ALLOWED = (
-    "demo, phantom:SEED, /dev/video0, a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), "
-    "an image or a folder of images, dicom://HOST:PORT?aet=NAME, rtsp:// udp:// rtp:// http:// (and other network "
-    "video), an .sdp file, igtl://HOST:PORT/DEVICE"
+    f"demo, phantom:SEED, /dev/video0, {FILES_ALLOWED}, dicom://HOST:PORT?aet=NAME, "
+    "rtsp:// udp:// rtp:// http:// (and other network video), an .sdp file, igtl://HOST:PORT/DEVICE"
 )
 
 _DEMO_REGION = (42, 15, 256, 192)
@@ -35,10 +35,13 @@ def open_source(uri: str, *, loop: bool = False, options: SourceOptions = DEFAUL
         options: What some kinds need beside the URI.
 
     Raises:
-        ConfigError: The URI is of a kind that is not known.
+        ConfigError: The URI is of a kind that is not known, or an option is not for its kind.
         SourceError: There is no such file, or it cannot be opened.
     """
     source = _open_once(uri, options)
+    if options.is_awaited and not source.info.is_live:
+        source.close()
+        raise ConfigError("--wait-source waits for a device or a stream; this source is a recording: leave it out")
     if not loop and uri != "demo":
         return source
     if source.info.is_live:
@@ -56,9 +59,9 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
     if scheme == "dicom":
         return _open_dicom_listener(uri, options)
     if is_network(uri):
-        return _open_network(uri)
+        return _open_network(uri, options)
     if scheme == "igtl":
-        return _open_igtl(uri)
+        return _open_igtl(uri, options)
     if scheme == "watch":
         return _open_watched_folder(Path(rest), options)
     if uri.startswith("/dev/"):
@@ -105,16 +108,16 @@ def _open_dicom_listener(uri: str, options: SourceOptions) -> Source:
     return DicomListener(parse_address(uri), options)
 
 
-def _open_network(uri: str) -> Source:
+def _open_network(uri: str, options: SourceOptions) -> Source:
     from edge.sources.network import NetworkVideo
 
-    return NetworkVideo(parse_network(uri))
+    return NetworkVideo(parse_network(uri), options)
 
 
-def _open_igtl(uri: str) -> Source:
+def _open_igtl(uri: str, options: SourceOptions) -> Source:
     from edge.sources.openigtlink import OpenIgtLink, parse_igtl
 
-    return OpenIgtLink(parse_igtl(uri))
+    return OpenIgtLink(parse_igtl(uri), options)
 
 
 def _open_watched_folder(folder: Path, options: SourceOptions) -> Source:
@@ -169,10 +172,12 @@ def _opener_of_folder(path: Path) -> Callable[[Path], Source]:
 
 def _opener_of_file(path: Path) -> Callable[[Path], Source]:
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{str(path)!r} is neither a file nor a folder; allowed are {ALLOWED}")
+        raise ConfigError(f"{str(path)!r} is neither a file nor a folder; allowed are {FILES_ALLOWED}")
     if path.stat().st_size == 0:
         raise SourceError(f"{str(path)!r} is empty (0 bytes); give another file")
     for is_kind, opener in ((is_dicom, _open_dicom), (is_image, _open_images), (is_video, _open_video)):
         if is_kind(path):
             return opener
-    raise ConfigError(f"{path.name!r} is not DICOM and its suffix {path.suffix!r} is not known; allowed are {ALLOWED}")
+    raise ConfigError(
+        f"{path.name!r} is not DICOM and its suffix {path.suffix!r} is not known; allowed are {FILES_ALLOWED}"
+    )

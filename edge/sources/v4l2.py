@@ -15,7 +15,7 @@ from edge.frame import Frame
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
 from edge.sources.options import SourceOptions
 from edge.sources.stored import ColourImage
-from edge.sources.v4l2_device import V4l2Device, capture_nodes
+from edge.sources.v4l2_device import Identity, V4l2Device, capture_nodes
 from edge.sources.v4l2_modes import choose_mode, ffmpeg_options
 from edge.sources.v4l2_stream import Captured, V4l2Stream
 
@@ -38,18 +38,22 @@ class V4l2Source:
 
         Raises:
             ConfigError: It has no such mode.
-            SourceError: There is no such device, or it may not be opened.
+            SourceError: There is no such device, or it may not be opened, and it is not awaited.
         """
         self._path = path
         self._options = options
         self._closed = threading.Event()
-        self._has_worked = False
-        with _opened(path) as device:
-            self._identity = device.identity
-            choose_mode(device.modes(), options, str(path))
-            interval_ms = device.interval_ms() or _DEFAULT_INTERVAL_MS
-        name = f"{path} ({self._identity.card})"
-        self._info = SourceInfo(name, interval_ms, is_live=True)
+        self._is_expected = options.is_awaited  # then, and once it has worked, what goes wrong is a loss
+        self._identity: Identity | None = None
+        self._mode = ""
+        self._info = SourceInfo(str(path), _DEFAULT_INTERVAL_MS, is_live=True)
+        try:
+            with _opened(path) as device:
+                choose_mode(device.modes(), options, str(path))
+                self._know(device)
+        except SourceError:
+            if not options.is_awaited:
+                raise
 
     @property
     def info(self) -> SourceInfo:
@@ -61,11 +65,11 @@ class V4l2Source:
             with self._find() as device:
                 yield from self._play(device)
         except SourceLost as loss:
-            if not self._has_worked:
+            if not self._is_expected:
                 raise SourceError(str(loss)) from loss
             raise
         except (ConfigError, OSError) as exc:
-            if not self._has_worked:
+            if not self._is_expected:
                 raise
             # a plug that is not in yet, or a signal that is not the usual one: it may be right again at the next try
             reason = (
@@ -79,7 +83,7 @@ class V4l2Source:
 
     def _play(self, device: V4l2Device) -> Iterator[LiveItem]:
         if trouble := device.trouble():
-            self._has_worked = True  # the device does; what is plugged into it does not yet
+            self._is_expected = True  # the device works; what is plugged into it does not yet
             raise SourceLost(trouble)
         device.follow_signal()
         mode, rate_hz = choose_mode(device.modes(), self._options, str(device.path))
@@ -103,7 +107,7 @@ class V4l2Source:
             if captured is not None:
                 yield from _troubles(captured)
             if captured is not None and captured.image is not None:
-                self._has_worked = True
+                self._is_expected = True
                 t_last_s = now_s
                 yield _frame(captured, index)
                 index += 1
@@ -122,15 +126,16 @@ class V4l2Source:
         Raises:
             SourceLost: It is not there, or may not be opened.
         """
-        for path in (self._path, *capture_nodes()):
+        for path in (self._path, *(capture_nodes() if self._identity else ())):
             with contextlib.suppress(OSError, SourceError):
                 device = V4l2Device(path)
                 if self._is_same(device):
-                    self._identity = device.identity
+                    self._know(device)
                     return device
                 device.close()
         if not self._path.exists():
-            raise SourceLost(f"{self._path} is gone: plug it in again")
+            what = "is gone: plug it in again" if self._identity else "is not there: plug it in"
+            raise SourceLost(f"{self._path} {what}")
         try:
             with _opened(self._path) as device:
                 raise SourceLost(f"{self._path} is another device now ({device.identity.card}); plug in the first one")
@@ -142,8 +147,15 @@ class V4l2Source:
     def _is_same(self, device: V4l2Device) -> bool:
         """Whether it is our device; under a name that udev gives it may be plugged in somewhere else."""
         ours, its = self._identity, device.identity
+        if ours is None:  # awaited: it is known by its path alone
+            return True
         is_named = device.path == self._path and self._path.is_symlink()
         return its == ours or (is_named and (its.driver, its.card) == (ours.driver, ours.card))
+
+    def _know(self, device: V4l2Device) -> None:
+        self._identity = device.identity
+        name = f"{self._path} ({device.identity.card})"
+        self._info = SourceInfo(name, device.interval_ms() or _DEFAULT_INTERVAL_MS, is_live=True)
 
     def _tell_mode(self, device: V4l2Device, stream: V4l2Stream, wanted_hz: float | None) -> None:
         """Say which mode was really set; refuse one that is not what the user asked for."""
@@ -156,13 +168,13 @@ class V4l2Source:
             )
         rate_hz = 1000 / interval_ms
         told = f"{layout.pixel_format} {layout.size_wh[0]}x{layout.size_wh[1]} at {rate_hz:.4g} frames/s"
-        info = dataclasses.replace(self._info, frame_interval_ms=interval_ms)
-        if info != self._info or not self._has_worked:
+        if told != self._mode:
+            self._mode = told
             _log.info("mode: %s", told)
             wanted_hz = self._options.frame_rate or wanted_hz
             if wanted_hz is not None and abs(rate_hz - wanted_hz) > 0.02 * wanted_hz:
                 _log.warning("%s gives %.4g frames/s in place of the %.4g asked for", device.path, rate_hz, wanted_hz)
-        self._info = info
+        self._info = dataclasses.replace(self._info, frame_interval_ms=interval_ms)
 
 
 def _opened(path: Path) -> V4l2Device:

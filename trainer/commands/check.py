@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "manifest",
         metavar="MANIFEST",
         type=Path,
-        help="CSV: path, label, patient_id; optional split, fold, site, roi, keyframe; other columns are covariates",
+        help="CSV: path, label, patient_id; optional split, fold, site, roi, keyframe, mask; others are covariates",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of decoded videos; fit finds them there again")
 
