@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from hardware import skip_or_fail
 
 from tools.phantom import DatasetSpec, write_dataset
 from tools.trivial import write_trivial_bundle
+
+# torch's threads would spin while they wait for each other, on cores that the other half of the tests needs
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_configure() -> None:
