@@ -117,9 +117,7 @@ def _bench_engine(options: argparse.Namespace) -> Report:
             options.bundle, choices, options.seconds, is_strict=options.backend is not None
         )
         if not results:
-            raise EngineError(
-                f"no backend can run {options.bundle} here; edge-bench engine BUNDLE --backend B says why"
-            )
+            raise EngineError(f"no engine of {options.bundle} runs here; why each is left out stands above")
         gflop = count_gflop(bundle)
     print(describe_hardware())
     engines = with_rates(results, gflop, peaks)
