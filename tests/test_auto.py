@@ -132,7 +132,23 @@ def test_auto_tries_an_engine_of_another_device_where_that_is_the_one_it_was_mea
     monkeypatch.setattr(auto, "hardware", lambda device: {**host.describe(), "device": {"GPU": "Arc"}[device]})
     measured = {"gain_over_fp32": 9.0, "device": "GPU", "hardware": {**host.describe(), "device": name}}
     assert _chosen(_with_build(built, **measured)) == ("openvino", "fp32")
-    assert any(line.startswith(f"auto: passed over openvino int8: {reason}") for line in told)
+    assert any(line.startswith(f"auto: passed over openvino GPU int8: {reason}") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"), [(None, "OpenVINO has no device 'GPU' here"), ("cpu", "cpu is asked for")]
+)
+def test_auto_takes_the_processors_engine_where_another_devices_of_that_precision_does_not_run(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch, device: str | None, reason: str
+) -> None:
+    monkeypatch.setattr(auto, "hardware", lambda _: host.describe())
+    (own,) = (file for file in _with_build(built, gain_over_fp32=1.8).files if file.kind == "openvino")
+    (built.path / "gpu.xml").write_bytes((built.path / own.name).read_bytes())
+    of_gpu = dataclasses.replace(own, name="gpu.xml", build={**(own.build or {}), "device": "GPU", "gain_over_fp32": 9})
+    others = tuple(file for file in built.files if file.kind != "openvino")
+    both = dataclasses.replace(built, files=(*others, of_gpu, own))
+    assert _chosen(both, device=device) == ("openvino", "int8")
+    assert any(line.startswith(f"auto: passed over openvino GPU int8: {reason}") for line in told)
 
 
 def test_auto_passes_over_a_lower_precision_that_no_longer_loads(built: Bundle, told: list[str]) -> None:
