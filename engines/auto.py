@@ -11,7 +11,7 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.onnxruntime_engine import has_accelerators
-from engines.openvino_engine import DEFAULT_DEVICE, hardware
+from engines.openvino_engine import DEFAULT_DEVICE, device_of, hardware
 from engines.ranking import MIN_GAIN, Ranked, ranked_here
 
 _log = logging.getLogger("edge.engines")
@@ -84,9 +84,14 @@ def _mismatch(candidate: _Candidate, options: EngineOptions) -> str | None:
         return f"{options.precision} is asked for"
     if candidate.device is None or options.device is None:
         return None
-    if options.device.lower().partition(":")[0] != candidate.device.lower():
+    if _kind_of(options.device) != _kind_of(candidate.device):
         return f"{options.device} is asked for"  # which the backend may have as well, but then as a later candidate
     return None
+
+
+def _kind_of(device: str) -> str:
+    """Return "cuda" for "cuda:1", "gpu" for "GPU.1"."""
+    return device.lower().partition(":")[0].partition(".")[0]
 
 
 def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
@@ -127,13 +132,14 @@ def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
     trouble = backend_module("openvino").probe()
     built = [file for file in bundle.files if file.kind == "openvino" and file.precision != "fp32"]
     for file in sorted(built, key=_gain, reverse=True):
-        yield _Candidate("openvino", None, file.precision, trouble or _not_measured_faster(file))
+        device = None if device_of(file) == DEFAULT_DEVICE else device_of(file)
+        yield _Candidate("openvino", device, file.precision, trouble or _not_measured_faster(file))
     yield _Candidate("openvino", None, "fp32", trouble)
 
 
 def _not_measured_faster(file: BundleFile) -> str | None:
     build: Any = file.build or {}
-    if (there := build.get("hardware")) != (here := hardware(str(build.get("device", DEFAULT_DEVICE)))):
+    if (there := build.get("hardware")) != (here := hardware(device_of(file))):
         return f"it was measured on {there}, this is {here}; edge-build measures it anew"
     if (gain := _gain(file)) < MIN_GAIN:
         return f"it is {gain:.2f} times as fast as FP32 on this machine"

@@ -125,12 +125,20 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises:
         BundleError: No manifest, a newer schema, a bad value, a missing file, or a hash that differs.
     """
-    folder = Path(path)
-    manifest = _read_manifest(folder / MANIFEST_NAME)
-    bundle = _parse_manifest(folder, manifest)
+    bundle = read_manifest(path)
     for file in bundle.files:
-        _check_file(folder, file)
+        _check_file(bundle.path, file)
     return bundle
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle's manifest alone, for what it lists: whether the files are there and whole is not looked at.
+
+    Raises:
+        BundleError: No manifest, a newer schema, or a bad value.
+    """
+    folder = Path(path)
+    return _parse_manifest(folder, _read_manifest(folder / MANIFEST_NAME))
 
 
 def write_manifest(

@@ -156,7 +156,7 @@ def _rounded(node: onnx.NodeProto, types: Mapping[str, int]) -> Iterator[onnx.No
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     halves = [(place, name) for place, name in enumerate(node.output) if types.get(name) == HALF]
-    if node.op_type == "Cast":
+    if node.op_type == "Cast" and halves:  # a cast to another type, an integer's say, means what it says
         copy.ClearField("attribute")
         copy.attribute.append(helper.make_attribute("to", FLOAT))
     for place, name in halves:

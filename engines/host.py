@@ -1,14 +1,29 @@
 """What this machine is, as far as compiled engines depend on it. Cheap, and never crashes the interpreter."""
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 _ARITHMETIC = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "asimddp", "bf16", "i8mm")
 """Processor flags that decide how fast a precision is; a virtual machine's processor has a name that tells little."""
+
+_GPUS = Path("/proc/driver/nvidia/gpus")
+"""Where the NVIDIA driver tells of each GPU in a folder of its own."""
+_LIBRARIES = (
+    "openvino",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "torch",
+    "torch-tensorrt",
+    "tensorrt",
+)
+"""The packages that compute, by the names under which they are installed."""
 
 
 def describe() -> dict[str, Any]:
@@ -20,6 +35,21 @@ def describe() -> dict[str, Any]:
 def processor_name() -> str:
     """Return the processor's name as the system tells it."""
     return _cpuinfo(("model name", "Model")) or platform.machine()
+
+
+def gpu_names() -> list[str]:
+    """Return the models of the NVIDIA GPUs, by the driver's own files; none where it has no such files."""
+    told = [file for folder in sorted(_GPUS.glob("*")) if (file := _text(folder / "information"))]
+    return [name for text in told if (name := _value(text, ("Model",)))]
+
+
+def library_versions() -> dict[str, str]:
+    """Return the version of each library that computes, as it was installed: none is imported for it."""
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = str(metadata.version(name))
+    return versions
 
 
 def num_cores() -> int:
@@ -48,8 +78,17 @@ def _arithmetic() -> tuple[str, ...]:
 
 
 def _cpuinfo(keys: tuple[str, ...]) -> str:
+    return _value(_text(Path("/proc/cpuinfo")), keys)
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the system says; nothing where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(keys)), "")
+
+
+def _value(text: str, keys: tuple[str, ...]) -> str:
+    """Return what stands behind the colon of the first line that begins with one of the keys."""
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(keys)), "")

@@ -123,3 +123,10 @@ def backend_module(backend: str) -> BackendModule:
     if backend not in BACKENDS:
         raise BackendError(f"backend {backend!r} is unknown; allowed are {', '.join(BACKENDS)}")
     return cast(BackendModule, importlib.import_module(BACKENDS[backend]))
+
+
+def devices_of(bundle: Bundle, backend: str, precision: str | None) -> tuple[str | None, ...]:
+    """Return the devices for which a precision was built, where they are several; else None: the backend's choice."""
+    builds = [file.build for file in bundle.files if file.build and file.precision == precision]
+    devices = dict.fromkeys(str(build.get("device")) for build in builds if build.get("backend") == backend)
+    return tuple(devices) if len(devices) > 1 else (None,)

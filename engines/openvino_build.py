@@ -11,6 +11,7 @@ from engines.openvino_engine import (
     DEFAULT_DEVICE,
     KIND,
     check_device,
+    device_of,
     hardware,
     import_openvino,
     last_line,
@@ -24,7 +25,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, progress: Progress) -> Built:
-    """Write `model.openvino-PRECISION.xml` and `.bin`.
+    """Write `model.openvino-PRECISION.xml` and `.bin`; for another device than the processor, `-DEVICE` before the dot.
 
     Raises:
         BackendError: OpenVINO or, for INT8, NNCF is not installed; the device or its arithmetic is not there.
@@ -47,7 +48,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         model = quantize(model, clips, len(bundle.classes), lambda share: progress("quantising", share))
         software["nncf"] = importlib.metadata.version("nncf")
         chosen["num_calibration_clips"] = len(clips)
-    name = f"model.openvino-{precision}"
+    name = _name(bundle, precision, device)
     try:
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision in ("bf16", "fp16"))
     except RuntimeError as exc:  # it does not say why
@@ -72,3 +73,12 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
         hardware=hardware(device),
         options=chosen,
     )
+
+
+def _name(bundle: Bundle, precision: str, device: str) -> str:
+    """Return the files' name without its end: that of what is built anew, or one by which no other device's is lost."""
+    for file in bundle.files:
+        if (file.kind, file.precision, device_of(file)) == (KIND, precision, device):
+            return Path(file.name).stem
+    suffix = "" if device == DEFAULT_DEVICE else f"-{device.lower().replace('.', '-')}"
+    return f"model.openvino-{precision}{suffix}"

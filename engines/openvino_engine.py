@@ -49,13 +49,13 @@ def devices() -> tuple[str, ...]:
 
 
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
-    """Return FP32, and what edge-build added."""
-    built = tuple(file.precision for file in bundle.files if file.kind == KIND and file.precision)
-    return ("fp32", *(precision for precision in built if precision != "fp32"))
+    """Return FP32, and what edge-build added, each once."""
+    built = (file.precision for file in bundle.files if file.kind == KIND and file.precision)
+    return tuple(dict.fromkeys(("fp32", *built)))
 
 
-def file_for(bundle: Bundle, precision: str) -> BundleFile:
-    """Return the file that is run: what was built, or for FP32 the network itself.
+def file_for(bundle: Bundle, precision: str, device: str | None = None) -> BundleFile:
+    """Return the file that is run: what was built for the device, or else for another; or for FP32 the network itself.
 
     Raises:
         BackendError: There is no such precision.
@@ -63,14 +63,20 @@ def file_for(bundle: Bundle, precision: str) -> BundleFile:
     """
     if precision not in _ARITHMETIC:
         raise BackendError(f"openvino does not compute in {precision!r}; it does in {', '.join(_ARITHMETIC)}")
-    if bundle.has(KIND, precision):
-        return bundle.file(KIND, precision)
+    if built := [file for file in bundle.files if (file.kind, file.precision) == (KIND, precision)]:
+        wanted = (device or DEFAULT_DEVICE).upper()
+        return max(built, key=lambda file: (device_of(file) == wanted, _base(device_of(file)) == _base(wanted)))
     if precision == "fp32":
         return bundle.file("onnx", "fp32")
     raise BundleError(
         f"bundle {bundle.path} has nothing built for openvino {precision}; build it: "
         f"edge-build {bundle.path} --backend openvino --precision {precision}"
     )
+
+
+def device_of(file: BundleFile) -> str:
+    """Return the device that a file was built for."""
+    return str((file.build or {}).get("device", DEFAULT_DEVICE)).upper()
 
 
 def is_stem_cut(file: BundleFile) -> bool:
@@ -85,8 +91,8 @@ class OpenVinoEngine(HostEngine):
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         precision = options.precision or "fp32"
-        file = file_for(bundle, precision)
-        device = (options.device or (file.build or {}).get("device") or DEFAULT_DEVICE).upper()
+        file = file_for(bundle, precision, options.device)
+        device = options.device.upper() if options.device else device_of(file)
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )
@@ -277,7 +283,12 @@ def check_device(core: Any, device: str, precision: str) -> list[str]:
 
 
 def _is_there(core: Any, device: str) -> bool:
-    return device.split(".")[0] in {name.split(".")[0] for name in core.available_devices}
+    return _base(device) in set(map(_base, core.available_devices))
+
+
+def _base(device: str) -> str:
+    """Return a device's kind: "GPU" for "GPU.1"."""
+    return device.partition(".")[0]
 
 
 def arithmetic(precision: str, capabilities: Sequence[str]) -> str:

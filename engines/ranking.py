@@ -1,5 +1,6 @@
 """Which engine of a bundle is the fastest on this machine: measured on demand, kept in the manifest, used by auto."""
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,8 +10,19 @@ from engines.bundle import Bundle, keep_rankings
 from engines.errors import BundleError
 from engines.load import BACKENDS, backend_module
 
+_log = logging.getLogger("edge.engines")
+
 MIN_GAIN = 1.05
 """A lower precision must be faster than FP32 by more than the noise of a measurement."""
+
+_CHANGES = {
+    "has_cuda": "a GPU has come or gone",
+    "gpus": "the GPU is another one",
+    "backends": "a backend has come or gone",
+    "libraries": "a library is another version",
+    "files": "the bundle's engines are others",
+}
+"""What a ranking depends on beside the hardware, and what is told where it has changed."""
 
 
 class Ranked(NamedTuple):
@@ -38,13 +50,24 @@ def engines_here(bundle: Bundle) -> Iterator[tuple[str, str | None, str]]:
 
 
 def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
-    """Return the engines that were measured on this machine, the best first; none where something has changed since.
+    """Return the engines that were measured on this machine, the best first.
+
+    Where something has changed since, there are none, and the log says what has, and the command that measures anew.
 
     Raises:
         BundleError: The manifest's ranking is damaged.
     """
+    if not bundle.rankings:
+        return ()
     here = _circumstances(bundle)
-    found = [ranking for ranking in bundle.rankings if ranking.get("circumstances") == here]
+    of_here = [ranking for ranking in bundle.rankings if _hardware(ranking) == here["hardware"]]
+    found = [ranking for ranking in of_here if ranking["circumstances"] == here]
+    if of_here and not found:
+        _log.warning(
+            "auto: the order measured on this machine no longer holds (%s); measure anew: edge-build %s --rank",
+            "; ".join(_changes(of_here[-1]["circumstances"], here)),
+            bundle.path,
+        )
     try:
         return tuple(_parse(entry) for ranking in found for entry in ranking["engines"])
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
@@ -71,9 +94,27 @@ def _circumstances(bundle: Bundle) -> dict[str, Any]:
     return {
         "hardware": host.describe(),
         "has_cuda": host.cuda_trouble() is None,
+        "gpus": host.gpu_names(),
         "backends": [name for name in BACKENDS if backend_module(name).probe() is None],
+        "libraries": host.library_versions(),
         "files": sorted(file.sha256 for file in bundle.files if file.kind != "reference"),
     }
+
+
+def _changes(before: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what differs; `before` may be what an older version of this project or anybody wrote."""
+    if not _CHANGES.keys() <= before.keys():
+        yield "an older version kept it"
+        return
+    for key, words in _CHANGES.items():
+        if before[key] != here[key]:
+            yield words + (_versions(before[key], here[key]) if key == "libraries" else "")
+
+
+def _versions(before: Any, here: Mapping[str, str]) -> str:
+    was = before if isinstance(before, dict) else {}
+    names = sorted(name for name in {*was, *here} if was.get(name) != here.get(name))
+    return ": " + ", ".join(f"{name} {here.get(name, 'gone')}, was {was.get(name, 'not there')}" for name in names)
 
 
 def _hardware(ranking: Mapping[str, Any]) -> Any:

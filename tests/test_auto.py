@@ -1,11 +1,13 @@
 """`--backend auto`: the best engine that this machine has, and the reasons for each better one that it has not."""
 
 import dataclasses
+import json
 import logging
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from small_bundle import small_bundle
 
 from engines import Bundle, PreprocessSpec, auto, host, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
-from engines.bundle import describe_file
+from engines.bundle import add_files, describe_file
 from engines.errors import BackendError, BundleError, EngineError, ParityError
 from engines.ranking import Ranked, keep_ranking, ranked_here
 from tools.rank import rank
@@ -130,7 +132,23 @@ def test_auto_tries_an_engine_of_another_device_where_that_is_the_one_it_was_mea
     monkeypatch.setattr(auto, "hardware", lambda device: {**host.describe(), "device": {"GPU": "Arc"}[device]})
     measured = {"gain_over_fp32": 9.0, "device": "GPU", "hardware": {**host.describe(), "device": name}}
     assert _chosen(_with_build(built, **measured)) == ("openvino", "fp32")
-    assert any(line.startswith(f"auto: passed over openvino int8: {reason}") for line in told)
+    assert any(line.startswith(f"auto: passed over openvino GPU int8: {reason}") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"), [(None, "OpenVINO has no device 'GPU' here"), ("cpu", "cpu is asked for")]
+)
+def test_auto_takes_the_processors_engine_where_another_devices_of_that_precision_does_not_run(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch, device: str | None, reason: str
+) -> None:
+    monkeypatch.setattr(auto, "hardware", lambda _: host.describe())
+    (own,) = (file for file in _with_build(built, gain_over_fp32=1.8).files if file.kind == "openvino")
+    (built.path / "gpu.xml").write_bytes((built.path / own.name).read_bytes())
+    of_gpu = dataclasses.replace(own, name="gpu.xml", build={**(own.build or {}), "device": "GPU", "gain_over_fp32": 9})
+    others = tuple(file for file in built.files if file.kind != "openvino")
+    both = dataclasses.replace(built, files=(*others, of_gpu, own))
+    assert _chosen(both, device=device) == ("openvino", "int8")
+    assert any(line.startswith(f"auto: passed over openvino GPU int8: {reason}") for line in told)
 
 
 def test_auto_passes_over_a_lower_precision_that_no_longer_loads(built: Bundle, told: list[str]) -> None:
@@ -199,6 +217,74 @@ def test_auto_heeds_no_rank_of_other_circumstances(folder: Path, monkeypatch: py
         file = dataclasses.replace(bundle.files[0], name="other", sha256="ab" * 32, kind="openvino", precision="int8")
         bundle = dataclasses.replace(bundle, files=(*bundle.files, file))
     assert ranked_here(bundle) == ()
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder in which the driver tells of a GPU, as it writes it."""
+    file = tmp_path / "gpus" / "0000:65:00.0" / "information"
+    file.parent.mkdir(parents=True)
+    file.write_text("Model: \t\t NVIDIA A2\nIRQ:   \t\t 184\nGPU UUID: \t GPU-0\nVideo BIOS: \t ??\n")
+    monkeypatch.setattr(host, "_GPUS", tmp_path / "gpus")
+    return tmp_path / "gpus"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("gpu", "the GPU is another one"),
+        ("openvino", f"a library is another version: openvino 1.2.3, was {version('openvino')}"),
+        ("onnxruntime-openvino", "a library is another version: onnxruntime-openvino 1.2.3, was not there"),
+        ("network", "the bundle's engines are others"),
+    ],
+)
+def test_auto_tells_in_one_line_why_a_rank_of_this_machine_no_longer_holds(
+    folder: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch, gpus: Path, changed: str, said: str
+) -> None:
+    keep_ranking(load_bundle(folder), RANKED)
+    if changed == "gpu":
+        file = gpus / "0000:65:00.0" / "information"
+        file.write_text(file.read_text().replace("A2", "L4"))
+    elif changed == "network":
+        path = folder / "model.openvino-int8.xml"
+        path.write_text("<net/>")
+        add_files(load_bundle(folder), describe_file(path, "openvino", "int8"))
+    else:
+        installed = tmp_path / "site" / f"{changed.replace('-', '_')}-1.2.3.dist-info"
+        installed.mkdir(parents=True)
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {changed}\nVersion: 1.2.3\n")
+        monkeypatch.syspath_prepend(tmp_path / "site")
+    assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
+    assert [line for line in told if "no longer holds" in line] == [
+        f"auto: the order measured on this machine no longer holds ({said}); measure anew: edge-build {folder} --rank"
+    ]
+    keep_ranking(load_bundle(folder), RANKED)
+    assert ranked_here(load_bundle(folder)) == RANKED
+
+
+ODD = {"has_cuda": None, "gpus": 1, "backends": "all", "libraries": ["openvino"], "files": {}}
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "said"),
+    [({"has_cuda": False}, "an older version kept it"), (ODD, "a library is another version")],
+)
+def test_auto_passes_over_a_rank_that_an_older_version_or_another_hand_kept(
+    folder: Path, told: list[str], circumstances: dict[str, Any], said: str
+) -> None:
+    keep_ranking(load_bundle(folder), RANKED)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (ranking,) = manifest["rankings"]
+    ranking["circumstances"] = {"hardware": ranking["circumstances"]["hardware"], **circumstances}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
+    (line,) = [line for line in told if "no longer holds" in line]
+    assert said in line
+
+
+def test_gpu_names_are_those_that_the_driver_tells(gpus: Path) -> None:
+    (gpus / "0000:66:00.0").mkdir()  # of one that it tells nothing of
+    assert host.gpu_names() == ["NVIDIA A2"]
 
 
 def test_ranking_of_another_machine_is_kept_and_of_this_one_replaced(
@@ -276,6 +362,7 @@ def test_auto_tries_onnxruntimes_accelerators_before_the_processor(
 
 
 def test_auto_on_a_processor_does_not_import_what_it_does_not_run(folder: Path) -> None:
+    keep_ranking(load_bundle(folder), [Ranked("openvino", "CPU", "fp32", 9.5)])
     code = f"import sys, engines; engines.load_engine(engines.load_bundle({str(folder)!r})); print(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "openvino" in imported

@@ -202,6 +202,46 @@ def test_rank_or_check_that_is_terminated_tells_so_and_does_not_pass(
     assert _state(folder) == before
 
 
+ENDED_WHEN_WRITTEN = """
+import os, pathlib, signal, sys, tools.build, tools.rank
+tools.rank._SECONDS = 0.1
+replace, (number, held), sys.argv[1:] = pathlib.Path.replace, sys.argv[1:3], sys.argv[3:]
+def replace_and_end(path, target):
+    replace(path, target)
+    target = pathlib.Path(target)
+    if target.name == "manifest.json" and {"new": "fp32.xml", "order": "p50_ms"}.get(held, "") in target.read_text():
+        os.kill(os.getpid(), int(number))
+    return target
+pathlib.Path.replace = replace_and_end
+raise SystemExit(tools.build.main())
+"""
+"""Runs edge-build and ends it by a signal as soon as the manifest is written, and holds what is named."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ("new", "the build was stopped after model.openvino-fp32.xml was added to {}"),
+        ("any", "the build was stopped; {} has no new engine, and its older model.openvino-fp32.xml is gone: build it"),
+        ("order", "the timing was stopped after the new order was kept in {}"),
+    ],
+)
+def test_command_stopped_after_it_has_written_the_manifest_says_what_is_there(
+    folder: Path, held: str, said: str, number: signal.Signals
+) -> None:
+    if held == "any":
+        _build(folder, "fp32")
+    arguments = ["--rank"] if held == "order" else ["--backend", "openvino", "--precision", "fp32"]
+    command = [sys.executable, "-c", ENDED_WHEN_WRITTEN, str(int(number)), held, str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    *_, last = done.stderr.splitlines()
+    assert last.startswith(f"error: {said.format(folder)}")
+    bundle = load_bundle(folder)
+    assert (bundle.has("openvino"), bool(bundle.rankings)) == (held == "new", held == "order")
+
+
 def test_rank_beside_a_build_on_the_same_bundle_is_refused(folder: Path) -> None:
     with build.alone(folder), pytest.raises(EngineError, match="another edge-build is at work on"):
         rank(load_bundle(folder))
@@ -414,7 +454,16 @@ def test_command_check_of_a_bundle_that_is_not_its_reference_is_refused(tmp_path
         (["BUNDLE", "--check", "--backend", "auto"], 4, "backend 'auto' is unknown; allowed are openvino, onnxruntime"),
         (["BUNDLE", "--check", "--precision", "int8"], 2, "--check takes only"),
         (["BUNDLE", "--check", "--set", "workspace_mb=1"], 2, "--check takes only"),
+        (["BUNDLE", "--check", "--clips", "0"], 2, "--check takes only --backend and --device beside it; got --clips"),
         (["BUNDLE", "--rank", "--device", "CPU"], 2, "--rank takes nothing beside it"),
+        (["BUNDLE", "--rank", "--device", ""], 2, "--rank takes nothing beside it; got --device"),
+        (["BUNDLE", "--rank", "--clips", "64"], 2, "--rank takes nothing beside it; got --clips; see edge-build"),
+        (["BUNDLE", "--rank", "--check", "--set", "x=1"], 2, "--rank takes nothing beside it; got --check and --set"),
+        (
+            ["BUNDLE", "--backend", "openvino", "--precision", "int8", "--clips", "3"],
+            2,
+            "--clips serves --calibrate SOURCE",
+        ),
         (
             ["BUNDLE", "--backend", "openvino", "--precision", "fp32", "--calibrate", "demo"],
             2,

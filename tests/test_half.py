@@ -193,3 +193,19 @@ def test_half_graph_keeps_what_its_operator_has_no_fp16_form_of():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     assert half_graph.only_float(model) == {"resize"}
     onnx.checker.check_model(half_graph.to_half(model, {"resize"}), full_check=True)
+
+
+def test_emulated_half_graph_casts_to_integers_as_the_graph_does():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], "truncate", to=TensorProto.INT64),
+        helper.make_node("Cast", ["whole"], ["low"], "back", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["low", "third"], ["y"], "divide"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y")]
+    third = numpy_helper.from_array(np.float32(1 / 3), "third")
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], [third])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    stored = half_graph.emulated(half_graph.to_half(model, half_graph.only_float(model)))
+    (got,) = half._Session(stored).run(np.array([2.9, -3.9], np.float32))
+    rounded = np.float16([2, -3]).astype(np.float32) * np.float32(np.float16(1 / 3))
+    np.testing.assert_array_equal(got, [rounded.astype(np.float16)])

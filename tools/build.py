@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -13,25 +13,30 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edge.commandline import Parser, run_command
+from edge.commandline import Parser, ignore_signals, run_command
 from edge.errors import ConfigError, EngineError
 from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
 from engines.build import Progress as Tell
+from engines.bundle import read_manifest
 from engines.load import BACKENDS
 from engines.plan_options import PlanOptions
 from tools.calibration import read_clips
 from tools.parity_table import print_checks
 from tools.rank import rank
 
-_MAX_CLIPS = 4096
+_DEFAULT_CLIPS, _MAX_CLIPS = 64, 4096
 _SETTINGS = tuple(field.name for field in dataclasses.fields(PlanOptions))
+_BESIDE = {"rank": (), "check": ("backend", "device")}
+"""What builds nothing, and the options that have a meaning beside it."""
 
 
 def main() -> int:
     """Run the command."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that nothing half built is left in the bundle
-    return run_command(_run)
+    exit_code = run_command(_run)
+    ignore_signals()
+    return exit_code
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -42,22 +47,40 @@ def _run() -> int:
     options = _parse()
     bundle = load_bundle(options.bundle)
     if options.rank:
-        with _told_if_stopped(f"the timing was stopped; {bundle.path} keeps no new order"):
+        with _told_if_stopped(lambda: _stopped_timing(bundle)):
             return rank(bundle)
     if options.check:
-        with _told_if_stopped(f"the check was stopped; nothing is known of {bundle.path}"):
+        with _told_if_stopped(lambda: f"the check was stopped; nothing is known of {bundle.path}"):
             return print_checks(bundle, options.backend, options.device)
-    with _told_if_stopped(f"the build was stopped; {bundle.path} has no new engine"):
+    with _told_if_stopped(lambda: _stopped_build(bundle)):
         return _build(bundle, options)
 
 
 @contextlib.contextmanager
-def _told_if_stopped(message: str) -> Iterator[None]:
+def _told_if_stopped(say: Callable[[], str]) -> Iterator[None]:
     """End not quietly as other commands do: a script that goes on would count on what was not done."""
     try:
         yield
     except KeyboardInterrupt as exc:
-        raise EngineError(message) from exc
+        ignore_signals()  # a second one would end in a traceback
+        raise EngineError(say()) from exc
+
+
+def _stopped_timing(bundle: Bundle) -> str:
+    """Say what a timing left, by the manifest: the signal may have come after it was written."""
+    if read_manifest(bundle.path).rankings != bundle.rankings:
+        return f"the timing was stopped after the new order was kept in {bundle.path}"
+    return f"the timing was stopped; {bundle.path} keeps no new order"
+
+
+def _stopped_build(bundle: Bundle) -> str:
+    """Say what a build left, by the manifest: the signal may have come after it was written."""
+    now = read_manifest(bundle.path).files
+    if new := [file.name for file in now if file not in bundle.files and file.build]:
+        return f"the build was stopped after {', '.join(new)} was added to {bundle.path}"
+    gone = [file.name for file in bundle.files if file not in now and file.build]
+    lost = f", and its older {', '.join(gone)} is gone: build it again" if gone else ""
+    return f"the build was stopped; {bundle.path} has no new engine{lost}"
 
 
 def _parse() -> argparse.Namespace:
@@ -78,27 +101,36 @@ def _parse() -> argparse.Namespace:
         "--rank", action="store_true", help="build nothing; time every engine here, for --backend auto to take the best"
     )
     add("--calibrate", metavar="SOURCE", help="int8: a manifest or recording to take ranges from, beside the reference")
-    add("--clips", metavar="N", type=int, default=64, help="int8: how many clips of it at most (default: 64)")
-    add("--set", metavar="KEY=VALUE", action="append", default=[], help=f"TensorRT: {', '.join(_SETTINGS)}; repeatable")
+    add("--clips", metavar="N", type=int, help=f"int8: how many clips of it at most (default: {_DEFAULT_CLIPS})")
+    add("--set", metavar="KEY=VALUE", action="append", help=f"TensorRT: {', '.join(_SETTINGS)}; repeatable")
     options = parser.parse_args()
-    if not (options.check or options.rank) and not (options.backend and options.precision):
+    given = [name for name, value in vars(options).items() if value is not None and value is not False]
+    for mode, allowed in _BESIDE.items():
+        if mode in given:
+            _refuse_beside(mode, allowed, [name for name in given if name not in ("bundle", mode, *allowed)])
+            return options
+    if not (options.backend and options.precision):
         raise ConfigError("--backend and --precision, --check or --rank must be given; see edge-build --help")
-    others = options.check, options.backend, options.precision, options.device, options.calibrate, options.set
-    if options.rank and any(others):
-        raise ConfigError("--rank takes nothing beside it; see edge-build --help")
-    if options.check and (options.precision or options.calibrate or options.set):
-        raise ConfigError("--check takes only --backend and --device beside it; see edge-build --help")
-    if options.calibrate and options.precision != "int8":
+    if options.calibrate is not None and options.precision != "int8":
         raise ConfigError(f"--calibrate serves --precision int8; got {options.precision}")
-    if not 1 <= options.clips <= _MAX_CLIPS:
+    if options.clips is not None and not 1 <= options.clips <= _MAX_CLIPS:
         raise ConfigError(f"--clips is {options.clips}; it must be 1 to {_MAX_CLIPS}")
+    if options.clips is not None and options.calibrate is None:
+        raise ConfigError("--clips serves --calibrate SOURCE, which is not given; see edge-build --help")
     return options
+
+
+def _refuse_beside(mode: str, allowed: tuple[str, ...], others: list[str]) -> None:
+    if others:
+        takes, got = (" and ".join(f"--{name}" for name in names) for names in (allowed, others))
+        only = f"only {takes}" if allowed else "nothing"
+        raise ConfigError(f"--{mode} takes {only} beside it; got {got}; see edge-build --help")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
     """Return the `--set` pairs, checked before anything long begins."""
     settings = {}
-    for pair in options.set:
+    for pair in options.set or ():
         key, separator, value = pair.partition("=")
         if not separator:
             raise ConfigError(f"--set takes KEY=VALUE; got {pair!r}")
@@ -114,8 +146,8 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
 
 def _build(bundle: Bundle, options: argparse.Namespace) -> int:
     clips = bundle.reference().clips
-    if options.calibrate:
-        clips = np.concatenate([clips, read_clips(bundle, options.calibrate, options.clips)])
+    if options.calibrate is not None:
+        clips = np.concatenate([clips, read_clips(bundle, options.calibrate, options.clips or _DEFAULT_CLIPS)])
     build_options = BuildOptions(device=options.device, calibration_clips=clips, settings=_settings(options))
     with _progress() as tell:
         _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)

@@ -14,6 +14,8 @@ from typing import IO, Any
 from edge.errors import EdgeError
 
 _END_S = 5.0
+_MAX_SAID = 300
+"""Characters of the last that a process wrote."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -22,6 +24,7 @@ class Child:
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module = module
+        self._killed_for: str | None = None
         self._stderr = tempfile.TemporaryFile(prefix="edge-bench-")  # noqa: SIM115  end() closes it
         command = [sys.executable, "-m", module, *arguments]
         self.process = subprocess.Popen(
@@ -57,18 +60,23 @@ class Child:
                 with contextlib.suppress(BrokenPipeError):
                     print(question, file=self.process.stdin, flush=True)
             line = self.stdout.readline()
-        if not line:
-            raise self._failure(self.process.wait())
+            code = None if line.endswith("\n") else self.process.wait()  # it may die within a line
+        if code is not None:
+            raise self._failure(code)
         return dict(json.loads(line))
 
     @contextlib.contextmanager
     def _killed_after(self, timeout_s: float) -> Iterator[None]:
-        timer = threading.Timer(timeout_s, self.process.kill)
+        timer = threading.Timer(timeout_s, self._kill_for, [f"{self._module} did not answer within {timeout_s:g} s"])
         try:  # a signal may come while it starts, and a timer that goes on would hold up our own end
             timer.start()
             yield
         finally:
             timer.cancel()
+
+    def _kill_for(self, reason: str) -> None:
+        self._killed_for = reason
+        self.process.kill()
 
     def end(self) -> None:
         """End the process, gently and then not, and reap it; idempotent."""
@@ -87,12 +95,28 @@ class Child:
         self._stderr.close()
 
     def _failure(self, code: int) -> EdgeError:
+        """Return why it ended, in one line: its own error, our limit, the signal, or the last that it wrote."""
         self._stderr.seek(0)
-        text = self._stderr.read().decode(errors="replace")
-        told = [line.partition("error: ")[2] for line in text.splitlines() if line.startswith("error: ")]
-        error = EdgeError(told[-1] if told else text.strip()[-300:] or f"{self._module} ended with code {code}")
+        lines = self._stderr.read().decode(errors="replace").splitlines()
+        told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
+        error = EdgeError(told[-1] if told else self._killed_for or _end_in_words(self._module, code, _last_of(lines)))
         error.exit_code = code if code > 0 else 1
         return error
+
+
+def _last_of(lines: list[str]) -> str:
+    """Return the last line, or of a traceback the error, whose text may have several."""
+    starts = [place for place, line in enumerate(lines) if line.startswith("Traceback ")]
+    ends = [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")] if starts else lines[-1:]
+    return " ".join(" ".join(ends).split())[:_MAX_SAID]
+
+
+def _end_in_words(module: str, code: int, last: str) -> str:
+    if code >= 0:
+        return last or f"{module} ended with code {code}"
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    hint = " (as the system ends one where memory runs out)" if name == "SIGKILL" else ""
+    return f"{name} ended {module}{hint}" + (f"; the last it wrote: {last}" if last else "")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from edge.errors import EdgeError, EngineError
 from engines import Bundle
 from engines.engine import EngineOptions
 from engines.errors import BackendError
-from engines.load import BACKENDS, backend_module, load_unproven
+from engines.load import BACKENDS, backend_module, devices_of, load_unproven
 from engines.parity import ParityResult, measure_parity
 
 _DIFFERENCES = ("probability", "allowed", "heatmap", "allowed")
@@ -57,7 +57,8 @@ def check_all(bundle: Bundle, backend: str | None, device: str | None) -> Iterat
             yield Check(name, "", "", None, f"it cannot run here: {trouble}", is_refused=backend is not None)
             continue
         for precision in module.precisions(bundle, device):
-            yield _check(bundle, name, precision, device, is_named=backend is not None)
+            for one in [device] if device else devices_of(bundle, name, precision):
+                yield _check(bundle, name, precision, one, is_named=backend is not None)
 
 
 def _check(bundle: Bundle, backend: str, precision: str, device: str | None, *, is_named: bool) -> Check:

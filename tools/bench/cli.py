@@ -17,7 +17,7 @@ from edge.config import DEMO_BUNDLE
 from edge.errors import ConfigError, EngineError
 from edge.tuning import parse_tuning
 from engines import BACKENDS, Bundle, load_bundle
-from engines.load import backend_module
+from engines.load import backend_module, devices_of
 from tools.bench.display import DisplaySettings, measure_display
 from tools.bench.engine import EngineChoice, measure_engines
 from tools.bench.flops import count_gflop
@@ -117,9 +117,7 @@ def _bench_engine(options: argparse.Namespace) -> Report:
             options.bundle, choices, options.seconds, is_strict=options.backend is not None
         )
         if not results:
-            raise EngineError(
-                f"no backend can run {options.bundle} here; edge-bench engine BUNDLE --backend B says why"
-            )
+            raise EngineError(f"no engine of {options.bundle} runs here; why each is left out stands above")
         gflop = count_gflop(bundle)
     print(describe_hardware())
     engines = with_rates(results, gflop, peaks)
@@ -146,13 +144,14 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
         asked = options.precision or there
         # one that no engine here has is measured all the same, for its error
         for precision in [one for one in asked if one in there] or asked or (None,):
-            yield EngineChoice(
-                backend=backend,
-                precision=precision,
-                device=options.device,
-                is_for_throughput=options.throughput,
-                tune=options.tune,
-            )
+            for device in [options.device] if options.device else devices_of(bundle, backend, precision):
+                yield EngineChoice(
+                    backend=backend,
+                    precision=precision,
+                    device=device,
+                    is_for_throughput=options.throughput,
+                    tune=options.tune,
+                )
 
 
 def _bench_pipeline(options: argparse.Namespace) -> Report:

@@ -9,14 +9,14 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edge.commandline import Parser, print_line, run_command
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineError
 from edge.tuning import parse_tuning
 from engines import Engine, load_bundle, load_engine
 from tools.bench.peaks import Peaks, peak_meter
@@ -49,6 +49,20 @@ class EngineChoice:
         pairs = [part for name, value in given.items() if value is not None for part in (name, value)]
         return [*pairs, "--throughput"] if self.is_for_throughput else pairs
 
+    @property
+    def name(self) -> str:
+        """Return what it is called in a message."""
+        return " ".join(filter(None, (self.backend, self.device, self.precision)))
+
+
+class _Entrant(NamedTuple):
+    """An engine that is measured."""
+
+    choice: EngineChoice
+    child: Child
+    loaded: Result
+    turns: list[Result]
+
 
 def measure_engines(
     bundle: Path, choices: Sequence[EngineChoice], seconds: float, *, is_strict: bool, with_peaks: bool = True
@@ -59,7 +73,7 @@ def measure_engines(
         bundle: The bundle's folder.
         choices: What to measure.
         seconds: How long each engine runs in all.
-        is_strict: Whether an engine that cannot run is an error; else it is told and left out.
+        is_strict: Whether an engine that cannot run, or dies as it runs, is an error; else it is told and left out.
         with_peaks: Whether the devices' matrix products are measured as well.
 
     Returns:
@@ -67,28 +81,38 @@ def measure_engines(
         `num_windows`, `is_for_throughput`. And for each device, in small letters, its matrix-multiply rates.
 
     Raises:
-        EdgeError: An engine was refused or failed, with its own exit code.
+        EngineError: With `is_strict`, an engine was refused, failed or died.
     """
     with contextlib.ExitStack() as stack:
-        ready = []
+        entrants: list[_Entrant] = []
         for choice in choices:
             child = stack.enter_context(running("tools.bench.engine", str(bundle), *choice.arguments))
-            try:
-                ready.append((child, child.ask(None, READY_S)))
-            except EdgeError as exc:
-                if is_strict:
-                    raise
-                name = " ".join(filter(None, (choice.backend, choice.device, choice.precision)))
-                print_line("warning", f"{name} is left out: {exc}")
-        devices = sorted({loaded["device"].lower() for _, loaded in ready}) if with_peaks else []
+            with _left_out(choice, is_strict=is_strict):
+                entrants.append(_Entrant(choice, child, child.ask(None, READY_S), []))
+        devices = sorted({entrant.loaded["device"].lower() for entrant in entrants}) if with_peaks else []
         meters = {device: stack.enter_context(peak_meter(device)) for device in devices}
-        turns = []
-        for _ in range(_NUM_TURNS):
-            turns += [_take_turn(child, seconds / _NUM_TURNS) for child, _ in ready]
+        for num_turns in range(1, _NUM_TURNS + 1):
+            for entrant in entrants:
+                with _left_out(entrant.choice, is_strict=is_strict):
+                    entrant.turns.append(_take_turn(entrant.child, seconds / _NUM_TURNS))
+            entrants = [entrant for entrant in entrants if len(entrant.turns) == num_turns]
+            if not entrants:
+                break
             for meter in filter(None, meters.values()):
                 meter.take_turn(seconds / _NUM_TURNS)
-        results = [_result(loaded, turns[place :: len(ready)]) for place, (_, loaded) in enumerate(ready)]
+        results = [_result(entrant.loaded, entrant.turns) for entrant in entrants]
         return results, {device: meter.rates() if meter else {} for device, meter in meters.items()}
+
+
+@contextlib.contextmanager
+def _left_out(choice: EngineChoice, *, is_strict: bool) -> Iterator[None]:
+    """Go on without an engine that is refused or dies; its process may do so at any time, and says less of it then."""
+    try:
+        yield
+    except EdgeError as exc:
+        if is_strict:
+            raise EngineError(f"{choice.name}: {exc}") from exc
+        print_line("warning", f"{choice.name} is left out: {exc}")
 
 
 def _take_turn(child: Child, seconds: float) -> Result:

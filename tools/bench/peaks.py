@@ -35,17 +35,26 @@ class _Way(NamedTuple):
 class PeakMeter:
     """Measures a device's rates in a child process, by turns with whatever is compared with them."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, device: str) -> None:
         child.ask(None, _LIMIT_S)  # it has loaded what it multiplies with
-        self._child = child
+        self._child, self._device = child, device
+        self._is_alive = True
         self._turns: list[list[tuple[str, float]]] = []
 
     def take_turn(self, seconds: float) -> None:
         """Measure once more, each way for so long, or a quarter of a second, if that is less."""
-        self._turns.append(self._child.ask(f"{min(seconds, _MAX_TURN_S)}", _LIMIT_S)["rates"])
+        if not self._is_alive:
+            return
+        try:
+            self._turns.append(self._child.ask(f"{min(seconds, _MAX_TURN_S)}", _LIMIT_S)["rates"])
+        except EdgeError as exc:  # the engines are measured all the same
+            _tell_unmeasured(self._device, exc)
+            self._is_alive = False
 
     def rates(self) -> Peaks:
-        """Return precision to GFLOP/s: the fastest way's median over the turns."""
+        """Return precision to GFLOP/s: the fastest way's median over the turns; nothing if its process has died."""
+        if not self._is_alive:
+            return {}
         peaks: Peaks = {}
         for way in zip(*self._turns, strict=True):
             precision, rate = way[0][0], statistics.median(rate for _, rate in way)
@@ -65,11 +74,15 @@ def peak_meter(device: str) -> Iterator[PeakMeter | None]:
         return
     with running("tools.bench.peaks", "--device", device) as child:
         try:
-            meter = PeakMeter(child)
+            meter = PeakMeter(child, device)
         except EdgeError as exc:  # the engines are measured all the same
-            print_line("warning", f"the matrix-multiply peak of {device} is not measured: {exc}")
+            _tell_unmeasured(device, exc)
             meter = None
         yield meter
+
+
+def _tell_unmeasured(device: str, exc: EdgeError) -> None:
+    print_line("warning", f"the matrix-multiply peak of {device} is not measured: {exc}")
 
 
 def main() -> int:
