@@ -42,7 +42,7 @@ class Motion:
 
     def __init__(self, rng: np.random.Generator, reach_mm: float) -> None:
         self.period_s = rng.uniform(0.8, 1.07)
-        self.amplitude_mm = reach_mm * rng.uniform(0.8, 1.0)
+        self._amplitude_mm = reach_mm * rng.uniform(0.8, 1.0)
         self._centre_mm = reach_mm * rng.uniform(-0.08, 0.08)
         self._phase = rng.uniform(0, 2 * np.pi)
         # lateral mm, tilt mm per mm, strain: slow drift and small tremor
@@ -50,13 +50,9 @@ class Motion:
         self._rates_hz = rng.uniform((0.1, 0.4, 3.0), (0.3, 1.0, 6.0), (3, 3))
         self._phases = rng.uniform(0, 2 * np.pi, (3, 3))
 
-    @property
-    def range_mm(self) -> tuple[float, float]:
-        return self._centre_mm - self.amplitude_mm, self._centre_mm + self.amplitude_mm
-
     def elevation_mm(self, t_s: float) -> float:
         turn = np.sin(2 * np.pi * t_s / self.period_s + self._phase)
-        return float(self._centre_mm + self.amplitude_mm * np.arcsin(_EVENNESS * turn) / np.arcsin(_EVENNESS))
+        return float(self._centre_mm + self._amplitude_mm * np.arcsin(_EVENNESS * turn) / np.arcsin(_EVENNESS))
 
     def in_plane(self, t_s: float) -> tuple[float, float, float]:
         """Return lateral shift in mm at the skin, tilt in mm per mm of depth, and axial strain."""

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from edge.phantom_probe import Floats, Probe
 
-BENIGN, SUSPICIOUS = 0, 1
 CLASSES = ("benign", "suspicious")
+_BENIGN = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Node:
         capsule_db = rng.uniform(5, 9)
         aspect = float(np.clip(class_rng.normal((1.5, 1.36)[label], 0.2), 1.05, 2.1))
         cortex_db = float(class_rng.normal((-13.2, -13.9)[label], 1.3))
-        hilum = Hilum.draw(class_rng) if label == BENIGN else None
+        hilum = Hilum.draw(class_rng) if label == _BENIGN else None
         semi_axes_mm = (size_mm * aspect**0.5, size_mm / aspect**0.5, elevation_mm)
         return cls(
             label, (x_mm, float(depth_mm), 0.0), semi_axes_mm, angle_rad, size_mm, lobes, cortex_db, capsule_db, hilum
@@ -92,11 +92,6 @@ class Node:
 
     def contains(self, x_mm: Floats, z_mm: Floats, y_mm: float) -> npt.NDArray[np.bool_]:
         return self.radius(*self.local(x_mm, z_mm, y_mm)) < 1
-
-    def hilum_contains(self, x_mm: Floats, z_mm: Floats, y_mm: float) -> npt.NDArray[np.bool_]:
-        if self.hilum is None:
-            return np.zeros(np.broadcast_shapes(x_mm.shape, z_mm.shape), bool)
-        return self.hilum.radius(*self.local(x_mm, z_mm, y_mm)) < 1
 
     def add_to(
         self,

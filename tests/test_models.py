@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from gradcam import gradcam
 from reference_networks import (
     inception_frame_logits,
     normalised,
@@ -16,7 +17,6 @@ from small_bundle import randomised
 from torch import Tensor, nn
 
 from edge.errors import ConfigError
-from trainer.gradcam import gradcam
 from trainer.models import MODELS, build_model
 from trainer.models.classifier import Classifier, PooledClassifier, spread_over_frames
 

@@ -53,11 +53,6 @@ class GuardedServer(AssociationServer):
         self._lock = threading.Lock()
         super().__init__(ae, address, aet, contexts, evt_handlers=evt_handlers, request_handler=_Handler)
 
-    @property
-    def num_associated(self) -> int:
-        """Number of associations."""
-        return len(self._associated)
-
     def admit(self, association: Association, connection: socket.socket) -> None:
         """Keep account of a new connection; the oldest one that idles without an association makes room for it."""
         with self._lock:
