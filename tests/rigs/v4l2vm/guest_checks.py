@@ -87,8 +87,8 @@ def hdmi() -> Iterator[None]:
 class Player:
     """Plays a device in a thread, as the daemon does, and keeps what it meets."""
 
-    def __init__(self) -> None:
-        self.source = V4l2Source(DEVICE, SourceOptions())
+    def __init__(self, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008  frozen
+        self.source = V4l2Source(DEVICE, options)
         self.items: list[tuple[float, LiveItem | SourceLost]] = []
         self.num_frames = 0
         self._changed = threading.Condition()
@@ -276,6 +276,13 @@ def test_input_whose_signal_changes_its_size_is_followed(hdmi: None) -> None:
 def test_device_that_is_not_there_is_an_error_at_the_start() -> None:
     with pytest.raises(SourceError, match="there is no device /dev/video0"):
         V4l2Source(DEVICE, SourceOptions())
+
+
+def test_device_that_is_awaited_comes_later() -> None:
+    with contextlib.ExitStack() as plugged_in, Player(SourceOptions(is_awaited=True)) as player:
+        player.wait_for(_says("/dev/video0 is not there: plug it in"), 0.0)
+        plugged_in.enter_context(_vivid(0))
+        player.frames_from(0.0)
 
 
 @pytest.fixture
