@@ -208,6 +208,22 @@ def test_report_made_again_leaves_nothing_of_the_one_before_and_is_sent(summary:
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
+@pytest.mark.parametrize(("made_before", "modes"), [(None, (0o700, 0o600)), (0o750, (0o750, 0o640))])
+def test_report_is_open_to_its_owner_alone_or_to_whom_its_folder_is(
+    exam: Path, tmp_path: Path, made_before: int | None, modes: tuple[int, int]
+) -> None:
+    out = tmp_path / "report"
+    if made_before is not None:
+        out.mkdir()
+        out.chmod(made_before)
+    command = [sys.executable, "-m", "edge.report.cli", str(exam), "--out", str(out)]
+    for _ in range(2):  # and when it is made again
+        subprocess.run(command, check=True, capture_output=True, timeout=60, umask=0)
+    paths = [out, *out.rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {modes[0]}
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {modes[1]}
+
+
 def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
     several = tmp_path / "several"
     shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
