@@ -1,143 +1,94 @@
-"""Renders a stream into a video: each picture with its own heatmap, the probability, the state and the time."""
+"""`edge-watch --overlay`: hands a stream's messages to a thread that draws them into a video; never waits for it."""
 
-import contextlib
-import datetime
-import io
+import concurrent.futures
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
-from av.video.stream import VideoStream
-from PIL import Image, ImageDraw, ImageFont
+from edge.backlog import Backlog
+from edge.commandline import log_line, print_line
+from edge.film import Film
+from edge.messages import AnyMessage, FrameMessage, StatusMessage
 
-from edge.commandline import print_line
-from edge.display.views import Pairing, View
-from edge.errors import ConfigError
-from edge.messages import AnyMessage, FrameMessage, PredictionMessage
-from edge.picture import RgbImage, overlay
-
-_TIME_BASE_HZ = 1000
-_MIN_WIDTH_PX, _STRIP_PX = 480, 84
-_INK, _FAINT, _WARNING, _BACK = (238, 242, 246), (163, 174, 187), (255, 194, 77), (16, 20, 26)
-_NOTICE = "Research use only, not for diagnosis"
+_MAX_WAITING_BYTES = 64 << 20
+"""A quarter of a minute of large pictures; several minutes of small ones."""
+_MANY_PICTURES = 100
+"""Some seconds of drawing: worth a word."""
 
 
 class OverlayVideo:
-    """Writes one stream's video while its messages come."""
+    """Writes one stream's video while its messages come.
+
+    A picture takes longer to draw than to receive, and ZeroMQ drops what is not received in time, and the daemon's last
+    word with it. So a thread draws; pictures that come faster than that are left out, the oldest first, and counted.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Prepare; the file is made with the first picture."""
+        """Start the thread; the file is made with the first picture."""
         self._path = path
-        self._pairing = Pairing(is_patient=True)
-        self._prediction: PredictionMessage | None = None
-        self._state = "state not known"
-        self._states: dict[int, str] = {}
-        """By index of the pictures that wait: what was told when they came."""
-        self._resources = contextlib.ExitStack()
-        self._stream: VideoStream | None = None
-        self._container: av.container.OutputContainer | None = None
-        self._first_ns = 0
-        self._last_pts = -1
         self._stream_name: str | None = None
+        self._state = "state not known"
+        self._num_pictures = 0
+        self._backlog = Backlog(_MAX_WAITING_BYTES)
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="overlay")
+        self._drawn = self._executor.submit(_draw_all, self._backlog, Film(path))
 
     def follow(self, batches: Iterable[list[AnyMessage]]) -> Iterator[list[AnyMessage]]:
-        """Pass batches on, and draw what each brings.
+        """Pass batches on, and let be drawn what each brings.
 
         Raises:
-            ConfigError: The file cannot be written.
+            ConfigError: The file cannot be made.
+            OSError: The disk refuses.
         """
         for batch in batches:
             for message in batch:
-                self.add(message)
+                self._add(message)
+            if self._drawn.done():
+                self._drawn.result()  # it ends before its time only where it fails
             yield batch
 
-    def add(self, message: AnyMessage) -> None:
+    def close(self) -> None:
+        """Finish the file, and tell what it lacks; a signal (KeyboardInterrupt) leaves out what is not drawn yet.
+
+        Raises:
+            ConfigError: The file cannot be made.
+            OSError: The disk refuses.
+        """
+        self._backlog.close()
+        if (number := self._backlog.num_pictures) > _MANY_PICTURES and not self._drawn.done():
+            log_line(f"drawing {number} pictures that came before the end; Ctrl-C leaves them out")
+        try:
+            concurrent.futures.wait([self._drawn])
+        except KeyboardInterrupt:
+            self._backlog.leave_out_all()
+        self._executor.shutdown()
+        self._tell(has_file=self._drawn.result())
+
+    def _add(self, message: AnyMessage) -> None:
         """Take a message in; of several streams the first one that has pictures is drawn."""
         if self._stream_name not in (None, message.stream):
             return
+        if isinstance(message, StatusMessage):
+            self._state = str(message.state)
+            return
         if isinstance(message, FrameMessage):
             self._stream_name = message.stream
-            views = self._pairing.add_frame(message)
-            self._states[message.index] = self._state
-            self._write_all(views)
-        elif isinstance(message, PredictionMessage):
-            views = self._pairing.add_prediction(message)
-            self._prediction = message
-            self._write_all(views)
-        else:
-            self._state = str(message.state)
+            self._num_pictures += 1
+        self._backlog.put((message, self._state))
 
-    def close(self) -> None:
-        """Finish the file; a warning where no picture came."""
-        self._write_all(self._pairing.rest())
-        if self._container is None or self._stream is None:
+    def _tell(self, *, has_file: bool) -> None:
+        if not self._num_pictures:
             print_line("warning", f"no picture came: {self._path} is not written; start edge-infer with --frames 30")
-            return
-        with self._resources:
-            for packet in self._stream.encode(None):
-                self._container.mux(packet)
+        elif not has_file:
+            print_line("warning", f"no picture could be drawn: {self._path} is not written")
+        if number := self._backlog.num_left_out:
+            print_line(
+                "warning",
+                f"{self._path} lacks {number} of {self._num_pictures} pictures, which came faster than they were drawn",
+            )
 
-    def _write_all(self, views: list[View]) -> None:
-        for view in views:
-            image = self._draw(view)
-            if image is not None:
-                self._write(image, int(view.frame.header["t_capture_ns"]))
 
-    def _draw(self, view: View) -> RgbImage | None:
-        try:
-            with Image.open(io.BytesIO(view.frame.jpeg), formats=["JPEG"]) as picture:
-                image = np.asarray(picture.convert("RGB"))
-        except (OSError, ValueError):
-            return None
-        roi = view.frame.roi_px
-        if view.heat is not None and roi is not None:
-            x, y, width, height = view.heat.roi_px
-            image = overlay(image, (view.heat.map_hw / 255).astype(np.float32), (x - roi[0], y - roi[1], width, height))
-        scale = max(1.0, _MIN_WIDTH_PX / image.shape[1])
-        size = [2 * round(side * scale / 2) for side in (image.shape[1], image.shape[0])]
-        enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
-        return np.concatenate([enlarged, self._strip(enlarged.shape[1], view)])
-
-    def _strip(self, width: int, view: View) -> RgbImage:
-        strip = Image.new("RGB", (width, _STRIP_PX), _BACK)
-        pen = ImageDraw.Draw(strip)
-        prediction = self._prediction if view.heat is not None else None
-        big = "no result for this picture"
-        if prediction is not None:
-            side = "at or above" if prediction.positive else "below"
-            big = f"{prediction.classes[-1]} {prediction.probability:.0%}, {side} {prediction.threshold:.1%}"
-        state = self._states.pop(view.frame.index, self._state)
-        wall = datetime.datetime.fromtimestamp(view.frame.header["t_wall_ns"] / 1e9).astimezone()
-        small = f"{state}   frame {view.frame.index}   {wall:%Y-%m-%d %H:%M:%S}.{wall.microsecond // 1000:03d}"
-        pen.text((10, 4), big, _INK, ImageFont.load_default(24))
-        pen.text((10, 36), small, _FAINT, ImageFont.load_default(15))
-        pen.text((10, 58), _NOTICE, _WARNING, ImageFont.load_default(16))
-        return np.asarray(strip)
-
-    def _write(self, image: RgbImage, t_capture_ns: int) -> None:
-        if self._stream is None:
-            self._open(image, t_capture_ns)
-        stream, container = self._stream, self._container
-        if stream is None or container is None or image.shape[:2] != (stream.height, stream.width):
-            return  # the source changed its size: the video keeps the first
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        pts = (t_capture_ns - self._first_ns) * _TIME_BASE_HZ // 10**9
-        frame.pts = self._last_pts = max(self._last_pts + 1, pts)
-        frame.time_base = Fraction(1, _TIME_BASE_HZ)
-        for packet in stream.encode(frame):
-            container.mux(packet)
-
-    def _open(self, image: RgbImage, t_capture_ns: int) -> None:
-        try:
-            container = av.open(str(self._path), "w")
-        except OSError as exc:
-            raise ConfigError(f"--overlay {self._path} cannot be written ({exc.strerror}); choose another") from exc
-        self._container = self._resources.enter_context(container)
-        stream = container.add_stream("libx264", rate=_TIME_BASE_HZ, options={"crf": "20"})
-        stream.height, stream.width = image.shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the cores are the engine's
-        self._stream, self._first_ns = stream, t_capture_ns
+def _draw_all(backlog: Backlog, film: Film) -> bool:
+    """Draw until the backlog is closed and empty; return whether there is a file."""
+    while (item := backlog.take()) is not None:
+        film.add(*item)
+    return film.close()

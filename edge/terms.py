@@ -1,4 +1,4 @@
-"""What may change while a stream runs and stands in its messages: the operating threshold, and the exam."""
+"""What may change while a stream runs and stands in its messages: operating threshold, exam, and its trouble."""
 
 import dataclasses
 from typing import Any
@@ -19,14 +19,17 @@ class ExamMark:
 
 
 class Terms:
-    """Changed by the control socket's thread, read by all: each field is replaced as a whole."""
+    """Changed by whoever holds the exam keeper's lock, read by all: each field is replaced as a whole."""
 
     def __init__(self, threshold: float) -> None:
         """Start with the bundle's threshold and without an exam."""
         self.threshold = threshold
         self.exam: ExamMark | None = None
+        self.exam_trouble: str | None = None
+        """Why the exam is not on disk as it is now; None while all is well."""
 
     def header(self) -> dict[str, Any]:
         """Return what a status says of them."""
         exam = self.exam
-        return {"threshold": self.threshold, "exam": exam.header() if exam else None}
+        mark = exam.header() if exam else None
+        return {"threshold": self.threshold, "exam": mark, "exam_trouble": self.exam_trouble}

@@ -125,6 +125,7 @@ def _run(options: Options) -> int:
             else:
                 _print_lines(batches, state)
         finally:
+            stop.set()  # from now on a single signal interrupts
             if options.snapshot is not None:
                 snapshot.write(options.snapshot)
             if overlay is not None:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from edge.client import Subscriber
 from edge.evidence import Evidence, find_evidence
@@ -47,12 +48,12 @@ class WatchState:
         if (silent_s := self._silent_s()) > _SILENT_AFTER_S:
             return State.STALE, f"no message for {silent_s:.0f} s"
         if status is not None and status.state is not State.LIVE:
-            return status.state, status.reason
+            return status.state, "; ".join(filter(None, (status.reason, lost_of(status))))
         if prediction is None:
             return State.WARMUP, "no prediction yet"
         if prediction.state is State.STALE:
             return State.STALE, f"the newest prediction is {prediction.age_ms / 1e3:.1f} s old"
-        return prediction.state, unrecorded(status)
+        return prediction.state, lost_of(status)
 
     def _judge_unconnected(self) -> tuple[State | None, str]:
         if self.subscriber.has_ended and self.status is not None:
@@ -69,9 +70,16 @@ class WatchState:
         return (time.monotonic_ns() - max(message.arrival.t_received_ns for message in messages)) / 1e9
 
 
-def unrecorded(status: StatusMessage | None) -> str:
-    """Say what is lost of a recording that was asked for; nothing where all is well."""
-    recording = status.header.get("recording") if status is not None else None
+def lost_of(status: StatusMessage | None) -> str:
+    """Say what is lost of a recording and an exam that were asked for; nothing where all is well."""
+    if status is None:
+        return ""
+    trouble = status.header.get("exam_trouble")
+    unsaved = f"the exam is not saved: {trouble}" if trouble else ""
+    return "; ".join(filter(None, (_unrecorded(status.header.get("recording")), unsaved)))
+
+
+def _unrecorded(recording: Any) -> str:
     if not isinstance(recording, dict):
         return ""
     if recording.get("trouble"):

@@ -85,8 +85,14 @@ class SmallPublisher:
         self.socket.send_multipart(wire.encode("status", header))
         return header
 
-    def send_frame(self, index: int, **changes: Any) -> wire.Header:
-        """Send a frame: a gray ramp with a bright square, at `ROI`'s place with a margin of 20 pixels around it."""
+    def send_frame(self, index: int, *, num_padding_bytes: int = 0, **changes: Any) -> wire.Header:
+        """Send a frame: a gray ramp with a bright square, at `ROI`'s place with a margin of 20 pixels around it.
+
+        Args:
+            index: Of the frame.
+            num_padding_bytes: More bytes behind the image, which its readers leave alone.
+            **changes: To the header.
+        """
         width, height = ROI[2] + 40, ROI[3] + 40
         image = np.tile(np.linspace(0, 120, width).astype(np.uint8), (height, 1))
         image[100:140, 100:140] = 220
@@ -102,7 +108,8 @@ class SmallPublisher:
             "roi_px": [ROI[0] - 20, ROI[1] - 20, width, height],
             **changes,
         }
-        self.socket.send_multipart(wire.encode("frame", header, bytes(cv2.imencode(".jpg", image)[1].data)))
+        jpeg = bytes(cv2.imencode(".jpg", image)[1].data) + bytes(num_padding_bytes)
+        self.socket.send_multipart(wire.encode("frame", header, jpeg))
         return header
 
     def close(self) -> None:

@@ -222,6 +222,78 @@ def test_page_of_three_streams_shows_all_of_them_on_a_full_hd_screen(browser: Br
         visit.page.close()
 
 
+NAMES = ("left", "right", "third", "fourth")
+LABELS = """async () => {
+  const { History } = await import("/page/history.js");
+  const told = [];
+  for (const [width, height] of [[225, 64], [600, 320]]) {
+    const canvas = document.createElement("canvas");
+    canvas.style = `position: fixed; width: ${width}px; height: ${height}px`;
+    document.body.append(canvas);
+    const pen = canvas.getContext("2d");
+    const labels = [], curve = [];
+    const { fillText, lineTo } = pen;
+    pen.fillText = (text, x, y) => {
+      const box = pen.measureText(text);
+      const [left, right] = [x - box.actualBoundingBoxLeft, x + box.actualBoundingBoxRight];
+      labels.push({ text, left, right, top: y - box.actualBoundingBoxAscent, bottom: y });
+      fillText.call(pen, text, x, y);
+    };
+    pen.lineTo = (x, y) => { curve.push(y); lineTo.call(pen, x, y); };
+    const history = new History(canvas);
+    for (let k = 0; k < 600; k++) history.add(k % 2, 0.07, performance.now() - 100 * (600 - k));
+    history.draw();
+    canvas.remove();
+    told.push({ labels, width, height, lowest: Math.max(...curve), highest: Math.min(...curve) });
+  }
+  return told;
+}"""
+"""Draws a curve that goes from 0 to 1 everywhere, and tells where labels and curve were drawn."""
+
+
+@pytest.mark.parametrize("size_wh", [(1920, 1080), (1280, 800), (1080, 1920)])
+def test_page_of_four_streams_shows_all_of_them_without_scrolling(browser: Browser, size_wh: tuple[int, int]) -> None:
+    with contextlib.ExitStack() as stack:
+        publishers = [stack.enter_context(SmallPublisher(stream=name)) for name in NAMES]
+        server = stack.enter_context(serving("--connect", *(publisher.address for publisher in publishers)))
+        visit = Visit(browser, server.url, *size_wh)
+        for tile, publisher in enumerate(publishers):
+            publisher.wait_for_subscriptions(3)
+            publisher.send_frame(10)
+            publisher.send_prediction(0.999)
+            publisher.send_status(exam_trouble="No space left on device" if tile == 3 else None)
+            visit.expect_text("finding", "metastasis", tile)
+        visit.expect_text(
+            "unsaved", "No space left", 3
+        )  # and the results are old by now: the most that there is to say
+        expect(visit.page.locator(".keyframes button")).to_have_count(4, timeout=DEADLINE_MS)
+        boxes = [box for tile in visit.page.locator(".tile").all() if (box := tile.bounding_box()) is not None]
+        corners = {(round(box["x"]), round(box["y"])) for box in boxes}
+        assert [len(set(axis)) for axis in zip(*corners, strict=True)] == [2, 2]  # two rows of two
+        assert max(box["y"] + box["height"] for box in boxes) <= size_wh[1]
+        for part in ("main", ".tile .panel"):
+            for element in visit.page.locator(part).all():
+                assert element.evaluate("part => part.scrollHeight <= part.clientHeight")  # nothing of it is cut off
+        for number in visit.page.locator(".tile .number").all():
+            assert number.evaluate("part => part.scrollWidth <= part.clientWidth")
+            number_px = number.evaluate("part => parseFloat(getComputedStyle(part).fontSize)")
+            assert number_px >= (60 if size_wh[0] == 1280 else 90)  # to be read from two metres on 24 inches
+        for stage in visit.page.locator(".tile .stage").all():
+            assert stage.evaluate("part => part.clientHeight") >= 0.25 * min(size_wh)
+        assert _violations(visit) == []
+        visit.page.close()
+
+
+def test_history_labels_never_lie_on_the_curve_or_each_other(live: Visit) -> None:
+    for told in live.page.evaluate(LABELS):
+        labels = sorted(told["labels"], key=lambda label: label["left"])
+        assert [label["text"] for label in labels] == ["60 s ago", "threshold 7.0 %", "now"]
+        assert told["highest"] < 5
+        assert all(told["lowest"] < label["top"] < label["bottom"] <= told["height"] for label in labels)
+        edges = [0, *(round(label[side]) for label in labels for side in ("left", "right")), told["width"]]
+        assert edges == sorted(edges), edges
+
+
 def test_page_fits_screens_and_is_accessible(live: Visit, tmp_path: Path, subtests: pytest.Subtests) -> None:
     page = live.page
     expect(page.locator(".keyframes button").first).to_be_visible(timeout=DEADLINE_MS)

@@ -214,6 +214,21 @@ def test_page_says_that_a_recording_has_ended(browser: Browser) -> None:
         visit.page.close()
 
 
+def test_page_says_that_an_exam_is_not_saved(browser: Browser) -> None:
+    with SmallPublisher() as publisher, serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        unsaved = visit.page.locator(".unsaved")
+        publisher.send_status(exam_trouble=None)
+        visit.expect_state("WARMUP")
+        expect(unsaved).to_be_hidden()
+        publisher.send_status(exam_trouble="No space left on device")
+        visit.expect_text("unsaved", "The exam is not saved: No space left on device")
+        publisher.send_status()  # of a daemon that does not tell
+        expect(unsaved).to_be_hidden(timeout=DEADLINE_MS)
+        visit.page.close()
+
+
 def test_page_of_a_frozen_image_shows_no_result_of_the_image_before(browser: Browser) -> None:
     arguments = ("--vanish-ms", "600")
     with SmallPublisher() as publisher, serving("--connect", publisher.address, *arguments) as server:

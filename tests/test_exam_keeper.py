@@ -1,7 +1,9 @@
 """Exams while they run: whose windows count, what they sum up to, and what outlives a daemon."""
 
 import collections
+import errno
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -214,6 +216,48 @@ def test_state_folder_that_goes_away_is_told_once_and_ends_nothing(
         small.send(0.7, 0)
         assert small.keeper.end()["num_windows"] == 1
     assert caplog.text.count("would not outlive the daemon") == 1
+
+
+def test_exam_that_is_not_saved_is_told_until_it_is(tmp_path: Path, trivial_bundle: Path) -> None:
+    folder, control = tmp_path / "state", f"ipc://{tmp_path}/control"
+    options = ["--source", "phantom:3", "--engine", str(trivial_bundle), "--control", control, "--state", str(folder)]
+    with running(*options) as daemon, ControlClient(control, timeout_s=DEADLINE_S) as client:
+        daemon.receive("prediction")
+        client.ask("exam-start")
+        assert daemon.receive("status").header["exam_trouble"] is None
+        folder.rename(tmp_path / "gone")
+        trouble = os.strerror(errno.ENOENT)
+        _wait_for(lambda: daemon.receive("status").header["exam_trouble"] == trouble)
+        watched = run("--connect", daemon.address, "--count", "20", module="edge.watch")
+        assert f"the exam is not saved: {trouble}" in watched.stdout
+        exam = client.ask("exam-stop")["exam"]  # what has ended is tried again as well
+        (tmp_path / "gone").rename(folder)
+        _wait_for(lambda: daemon.receive("status").header["exam_trouble"] is None)
+        assert json.loads((folder / "main.exam.json").read_text())["exam"]["ended_wall_ns"] == exam["ended_wall_ns"]
+
+
+def test_keyframes_that_were_not_saved_are_tried_again(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "main.keyframes"
+    in_the_way.mkdir()
+    with keeping(tmp_path) as small:
+        small.keeper.begin()
+        assert small.terms.exam_trouble == os.strerror(errno.EISDIR)
+        _wait_for(lambda: (tmp_path / "main.exam.json").stat().st_mtime_ns > in_the_way.stat().st_mtime_ns + 10**9)
+        assert small.terms.exam_trouble == os.strerror(errno.EISDIR)  # what can be saved does not hide it
+        in_the_way.rmdir()
+        _wait_for(in_the_way.is_file)
+        _wait_for(lambda: small.terms.exam_trouble is None)
+
+
+def test_exam_that_is_not_described_beside_its_recording_is_told(tmp_path: Path) -> None:
+    recording = tmp_path / "recording"
+    recording.write_text("no folder")
+    with keeping(tmp_path / "state", archive=ExamArchive(recording, None)) as small:
+        exam = small.keeper.begin()
+        assert small.terms.exam_trouble == os.strerror(errno.ENOTDIR)
+        recording.unlink()
+        _wait_for(lambda: small.terms.exam_trouble is None)
+        assert json.loads((recording / "exams" / exam["id"] / "exam.json").read_text())["ended_wall_ns"] is None
 
 
 def test_state_folder_is_what_the_system_gives() -> None:

@@ -2,6 +2,9 @@
 
 import contextlib
 import itertools
+import math
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +13,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import zmq
 from daemon import run_command
 from media import write_video
 from small_publisher import DEADLINE_MS, ROI, SmallPublisher
 
+from edge.backlog import Backlog
+from edge.messages import Arrival, FrameMessage
 from edge.prediction import State
 
 DEADLINE_S = DEADLINE_MS / 1e3
@@ -136,11 +142,91 @@ def test_overlay_without_pictures_warns_and_writes_nothing(publisher: SmallPubli
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_backlog_that_is_full_keeps_the_newest_in_order_and_counts_pictures() -> None:
+    def message(index: int) -> FrameMessage:
+        return FrameMessage("main", index, bytes(1000), {}, Arrival(0, "", math.inf))
+
+    backlog = Backlog(max_bytes=3500)
+    for index in range(10):
+        backlog.put((message(index), f"state {index}"))
+    backlog.close()
+    assert (backlog.num_left_out, backlog.num_pictures) == (7, 3)
+    taken = [(item[0].index, item[1]) for item in iter(backlog.take, None) if isinstance(item[0], FrameMessage)]
+    assert taken == [(index, f"state {index}") for index in (7, 8, 9)]
+
+
+def test_overlay_of_pictures_that_come_too_fast_ends_and_says_how_many_it_lacks(
+    publisher: SmallPublisher, tmp_path: Path
+) -> None:
+    num_pictures, num_padding_bytes = 300, 1 << 20
+
+    def play(publisher: SmallPublisher) -> None:
+        publisher.socket.sndtimeo = DEADLINE_MS
+        publisher.socket.setsockopt(zmq.XPUB_NODROP, 1)  # what is lost is lost behind the socket
+        publisher.send_status(State.FROZEN)
+        for index in range(num_pictures):
+            publisher.send_frame(index, num_padding_bytes=num_padding_bytes)
+
+    result = _film(publisher, tmp_path / "out.mp4", play)
+    assert result.returncode == 0
+    told = re.search(r"lacks (\d+) of 300 pictures, which came faster than they were drawn\n$", result.stderr)
+    assert told is not None, result.stderr
+    num_left_out = int(told[1])
+    assert 100 < num_left_out < num_pictures - 50  # 64 MB wait at most
+    pictures, _ = _read(tmp_path / "out.mp4")
+    assert len(pictures) == num_pictures - num_left_out
+    assert "the daemon has ended" in result.stdout.splitlines()[-1]
+
+
+def test_overlay_signal_leaves_out_what_is_not_drawn_yet(publisher: SmallPublisher, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge.watch", "--connect", publisher.address, "--overlay", str(tmp_path / "a.mp4")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.communicate)
+        stack.callback(process.kill)
+        publisher.wait_for_subscriptions(3)
+        publisher.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        for index in range(1500):
+            _send_frame(publisher, index)
+        publisher.send_status(State.NO_SIGNAL, "the source ended")
+        publisher.close()
+        assert process.stderr is not None
+        assert re.match(r"drawing \d+ pictures that came before the end", process.stderr.readline())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    told = re.search(r"lacks (\d+) of 1500 pictures", err)
+    assert told is not None, err
+    assert len(_read(tmp_path / "a.mp4")[0]) == 1500 - int(told[1])
+
+
 @pytest.mark.parametrize("name", ["out.txt", "nowhere/out.mp4"])
 def test_overlay_into_what_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
     result = run_command("--overlay", str(tmp_path / name), module="edge.watch")
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: --overlay is {tmp_path / name}; it must be a video")
+
+
+@pytest.mark.slow
+def test_overlay_of_a_daemon_that_is_faster_than_it_ends_with_a_picture_for_each_frame(
+    tmp_path: Path, trivial_bundle: Path
+) -> None:
+    address = f"ipc://{tmp_path}/socket"
+    video = write_video(tmp_path / "in.mp4", 500)
+    command = ["--source", str(video), "--roi", "full", "--frames", "60", "--pace", "max", "--wait-subscribers", "1"]
+    command += ["--publish", address, "--engine", str(trivial_bundle)]
+    daemon = subprocess.Popen([sys.executable, "-m", "edge.cli", *command], stderr=subprocess.DEVNULL)
+    try:
+        result = run_command("--connect", address, "--overlay", str(tmp_path / "out.mkv"), module="edge.watch")
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert result.returncode == 0
+    assert "lacks" not in result.stderr
+    assert "the source ended; the daemon has ended" in result.stdout.splitlines()[-1]
+    pictures, _ = _read(tmp_path / "out.mkv")
+    assert len(pictures) == 500
+    assert sum((_colour(picture) > 60).mean() > 0.02 for picture in pictures[16:-16]) > 450
 
 
 def test_overlay_of_a_real_daemon_has_a_picture_for_each_frame(tmp_path: Path, trivial_bundle: Path) -> None:

@@ -169,16 +169,18 @@ def test_recorder_on_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
         Recorder(_settings(tmp_path), {})
 
 
-def test_cut_files_are_read_up_to_the_cut(tmp_path: Path) -> None:
+def test_cut_files_are_read_up_to_the_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     times = FrameTimes(1, 2, 3, 4, is_seam=True)
     whole = times.pack() * 3
     (tmp_path / "a.frames").write_bytes(whole[:-5])
     assert read_frame_times(tmp_path / "a.frames") == [times] * 2
     packed = pack_message([b"topic", b"header", b""])
-    (tmp_path / "a.messages").write_bytes(packed * 2 + packed[:9])
-    assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
-    (tmp_path / "a.messages").write_bytes(packed * 2 + bytes(100))  # as a lost power leaves it
-    assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
+    for rest in (packed[:9], bytes(100), b"", b"\xff" * 30 + packed):  # a cut, a lost power, none, and garbage
+        caplog.clear()
+        (tmp_path / "a.messages").write_bytes(packed * 2 + rest)
+        assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
+        told = [f"its last {len(rest)} bytes hold no whole message"] if rest else []
+        assert [entry.getMessage().partition(": ")[2].partition(" and")[0] for entry in caplog.records] == told
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,36 @@ def test_report_made_again_leaves_nothing_of_the_one_before_and_is_sent(summary:
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
+@pytest.mark.parametrize(("made_before", "modes"), [(None, (0o700, 0o600)), (0o750, (0o750, 0o640))])
+def test_report_is_open_to_its_owner_alone_or_to_whom_its_folder_is(
+    exam: Path, tmp_path: Path, made_before: int | None, modes: tuple[int, int]
+) -> None:
+    out = tmp_path / "report"
+    if made_before is not None:
+        out.mkdir()
+        out.chmod(made_before)
+    command = [sys.executable, "-m", "edge.report.cli", str(exam), "--out", str(out)]
+    for _ in range(2):  # and when it is made again
+        subprocess.run(command, check=True, capture_output=True, timeout=60, umask=0)
+    paths = [out, *out.rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {modes[0]}
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {modes[1]}
+
+
+def test_report_of_a_damaged_recording_says_what_was_passed_over(exam: Path, tmp_path: Path) -> None:
+    shutil.copytree(exam, tmp_path / "exam")
+    path = tmp_path / "exam" / "000001.messages"
+    whole = path.read_bytes()
+    place = sum(len(pack_message(parts)) for parts in list(read_messages(path))[:40])
+    path.write_bytes(whole[:place] + b"\xff" * 100 + whole[place:])
+    done = run_command(str(tmp_path / "exam"), module="edge.report.cli")
+    num_bytes = 100 + len(whole) - place
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"warning: {path} was cut or damaged: its last {num_bytes} bytes hold no whole message and are passed over\n"
+    )
+
+
 def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
     several = tmp_path / "several"
     shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))

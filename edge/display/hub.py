@@ -197,6 +197,7 @@ def _state(stream: Stream, connection: tuple[bool, str], names: Mapping[str, int
         "source": header.get("source"),
         "engine": header.get("engine"),
         "recording": header.get("recording"),
+        "exam_trouble": header.get("exam_trouble"),
         "has_pictures": bool(stream.pairing.frames),
     }
 

@@ -32,12 +32,14 @@ class ExamArchive:
         """
         self.recording = recording
         self._pacs = pacs
-        self._trouble: str | None = None
+        self._told: str | None = None
+        self.trouble: str | None = None
+        """Why the exam that was written last does not stand beside the recording; None where it does."""
 
     def write(self, exam: RunningExam, stream: str) -> None:
         """Write what the exam is now."""
         about = {"schema_version": SCHEMA_VERSION, "stream": stream, **exam.describe(), "pacs": self._pacs}
-        self._write(exam.mark.id, _ABOUT, about)
+        self.trouble = self._write(exam.mark.id, _ABOUT, about)
 
     def unsent(self) -> list[str]:
         """Return the ended exams with a window that this PACS wants and has not got, oldest first."""
@@ -68,17 +70,19 @@ class ExamArchive:
         is_wanted = about.get("pacs") == self._pacs and about.get("ended_wall_ns") and about.get("num_windows")
         return bool(is_wanted) and read_about(folder / _STORED).get("pacs") != self._pacs
 
-    def _write(self, exam_id: str, name: str, content: dict[str, Any]) -> None:
+    def _write(self, exam_id: str, name: str, content: dict[str, Any]) -> str | None:
+        """Write a description; return why not, where that is so."""
         path = self.recording / _EXAMS / exam_id / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
             trouble = None
         except OSError as exc:
-            trouble = exc.strerror
-        if trouble and trouble != self._trouble:
+            trouble = exc.strerror or str(exc)
+        if trouble and trouble != self._told:
             _log.warning("%s cannot be written: %s", path, trouble)
-        self._trouble = trouble
+        self._told = trouble
+        return trouble
 
 
 def report_folder(recording: Path, exam_id: str) -> Path:

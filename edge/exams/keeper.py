@@ -298,6 +298,10 @@ class ExamKeeper:
         self._store.save(exam, self._terms.threshold)
         if not self._are_keyframes_saved:
             self._store.save_keyframes(exam)
-        if self._archive is not None and (is_change or exam.ended_wall_ns is not None):
-            self._archive.write(exam, self._settings.stream)
-        self._is_saved = self._are_keyframes_saved = True
+        trouble = self._store.trouble
+        if self._archive is not None:
+            if is_change or exam.ended_wall_ns is not None or self._archive.trouble:
+                self._archive.write(exam, self._settings.stream)
+            trouble = trouble or self._archive.trouble
+        self._is_saved = self._are_keyframes_saved = trouble is None  # else it is tried again in a second
+        self._terms.exam_trouble = trouble

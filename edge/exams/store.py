@@ -43,7 +43,8 @@ class ExamStore:
             ConfigError: It cannot be written, or another daemon holds it.
         """
         self._exam, self._keyframes = folder / f"{stream}.exam.json", folder / f"{stream}.keyframes"
-        self._trouble: str | None = None
+        self._troubles: dict[Path, str] = {}
+        """By file."""
         self._lock = contextlib.ExitStack()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,6 +60,11 @@ class ExamStore:
         except OSError as exc:
             self._lock.close()
             raise ConfigError(f"--state {folder} cannot be written ({exc.strerror}); name another folder") from exc
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the exam would not outlive the daemon; None where it would."""
+        return next(iter(self._troubles.values()), None)
 
     def save(self, exam: RunningExam, threshold: float) -> None:
         """Write all but the keyframes."""
@@ -100,14 +106,16 @@ class ExamStore:
         return keyframes
 
     def _write(self, path: Path, content: Callable[[], bytes]) -> None:
+        before = self.trouble
         try:
             write_whole(path, content(), mode=0o600)
-            trouble = None
+            self._troubles.pop(path, None)
         except OSError as exc:
-            trouble = exc.strerror
-        if trouble and trouble != self._trouble:
-            _log.warning("the exam cannot be kept in %s (%s): it would not outlive the daemon", path.parent, trouble)
-        self._trouble = trouble
+            self._troubles[path] = exc.strerror or str(exc)
+        if self.trouble and self.trouble != before:
+            _log.warning(
+                "the exam cannot be kept in %s (%s): it would not outlive the daemon", path.parent, self.trouble
+            )
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:

@@ -13,10 +13,14 @@ the oldest are removed where a recording is bounded.
 import dataclasses
 import io
 import json
+import logging
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+
+_log = logging.getLogger(__name__)
 
 MARKER_NAME = "recording.json"
 SCHEMA_VERSION = 1
@@ -125,10 +129,17 @@ def pack_message(parts: Sequence[bytes]) -> bytes:
 
 
 def read_messages(path: Path) -> Iterator[list[bytes]]:
-    """Yield the whole messages of a `.messages` file; a last one that was cut is left out."""
+    """Yield the whole messages of a `.messages` file; what comes after them is passed over, with a warning."""
     with path.open("rb") as stream:
+        end = 0
         while (parts := _read_message(stream)) is not None:
             yield parts
+            end = stream.tell()
+        if stream.tell() > end:  # and not by the size: the file may be growing
+            num_bytes = stream.seek(0, os.SEEK_END) - end
+            _log.warning(
+                "%s was cut or damaged: its last %d bytes hold no whole message and are passed over", path, num_bytes
+            )
 
 
 def _read_message(stream: BinaryIO | io.BufferedReader) -> list[bytes] | None:

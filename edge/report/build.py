@@ -1,6 +1,7 @@
 """Writes an exam's report into a folder: page, pictures, summary and DICOM objects."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from edge.errors import ConfigError
 from edge.exams.exam import ExamSummary
+from edge.exams.store import write_whole
 from edge.report.dicom_common import RESEARCH, Study
 from edge.report.dicom_images import heatmap_keyframe, outline, plain_keyframe
 from edge.report.dicom_sr import structured_report
@@ -28,23 +30,34 @@ _NUMBERED = (
 def write_report(summary: ExamSummary, study: Study, folder: Path) -> None:
     """Write the report; one that is there already is replaced.
 
+    A folder that is made here is its owner's alone; one that was there is left as it is, and what is written into it is
+    open to whom the folder is.
+
     Raises:
         ConfigError: The folder cannot be written.
     """
-    dicom = folder / DICOM_FOLDER
     try:
-        dicom.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of a patient, and notes that may name one
+        mode = folder.stat().st_mode & 0o777
+        (folder / DICOM_FOLDER).mkdir(mode=mode, exist_ok=True)
         _remove_earlier(folder)
-        (folder / PAGE_NAME).write_text(render_page(summary), encoding="utf-8")
-        (folder / SUMMARY_NAME).write_text(json.dumps(_facts(summary), indent=2) + "\n", encoding="utf-8")
-        for number, keyframe in enumerate(summary.keyframes, start=1):
-            (folder / f"keyframe-{number}.png").write_bytes(keyframe_png(keyframe))
-        for name, dataset in _objects(summary, study):
-            temporary = dicom / f"{name}.tmp"
-            dataset.save_as(temporary, enforce_file_format=True)
-            temporary.replace(dicom / f"{name}.dcm")  # whole or not there, also where the process is ended
+        for name, content in _files(summary, study):
+            # whole or not there, also where the process is ended
+            write_whole(folder / name, content, mode=mode & 0o666)
     except OSError as exc:
         raise ConfigError(f"--out {folder} cannot be written ({exc.strerror}); name another folder") from exc
+
+
+def _files(summary: ExamSummary, study: Study) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file; the structured report is the last one."""
+    yield PAGE_NAME, render_page(summary).encode()
+    yield SUMMARY_NAME, (json.dumps(_facts(summary), indent=2) + "\n").encode()
+    for number, keyframe in enumerate(summary.keyframes, start=1):
+        yield f"keyframe-{number}.png", keyframe_png(keyframe)
+    for name, dataset in _objects(summary, study):
+        buffer = io.BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        yield f"{DICOM_FOLDER}/{name}.dcm", buffer.getvalue()
 
 
 def has_report(folder: Path) -> bool:

@@ -82,7 +82,8 @@ def _chart(summary: ExamSummary) -> str:
 <polyline points="{points}" fill="none" stroke="#0a4f7a" stroke-width="1.6"/>
 <g font-size="12" fill="#51606e"><text y="{_HEIGHT + 14}">0 s</text>
 <text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">{span_s:.0f} s</text>
-<text x="4" y="{threshold - 4:.1f}">threshold {summary.threshold:.1%}</text></g></svg>"""
+<text x="{_WIDTH / 2}" y="{_HEIGHT + 14}" text-anchor="middle" fill="#a35b00">threshold {summary.threshold:.1%}</text>
+</g></svg>"""
 
 
 def _y(probability: float) -> float:

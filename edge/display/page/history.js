@@ -2,6 +2,7 @@
 
 export const SPAN_MS = 60000;
 const GAP_MS = 1500; // a longer silence is drawn as a gap
+const LABELS_PX = 16; // the room below the plot
 const DRAWN_MS = 250; // a pixel or two further to the left
 
 export class History {
@@ -36,10 +37,11 @@ export class History {
     const pen = canvas.getContext("2d");
     const style = getComputedStyle(canvas);
     const x = (ms) => width * (1 - (now - ms) / SPAN_MS);
-    const y = (p) => 3 * ratio + (height - 6 * ratio) * (1 - p);
+    const y = (p) => 3 * ratio + (height - (6 + LABELS_PX) * ratio) * (1 - p);
     pen.clearRect(0, 0, width, height);
     pen.font = `${13 * ratio}px system-ui, sans-serif`;
     this.rule(pen, width, y, style, ratio);
+    this.label(pen, width, height - 4 * ratio, style);
     pen.strokeStyle = style.getPropertyValue("--ink");
     pen.lineWidth = 2 * ratio;
     pen.beginPath();
@@ -52,22 +54,29 @@ export class History {
   }
 
   rule(pen, width, y, style, ratio) {
-    pen.fillStyle = style.getPropertyValue("--faint");
     pen.strokeStyle = style.getPropertyValue("--line");
     pen.lineWidth = ratio;
     for (const level of [0, 0.5, 1]) line(pen, width, y(level));
-    pen.fillText("60 s ago", 4 * ratio, y(0) - 5 * ratio);
-    pen.textAlign = "right";
-    pen.fillText("now", width - 4 * ratio, y(0) - 5 * ratio);
-    if (this.threshold !== null) {
-      pen.setLineDash([6 * ratio, 5 * ratio]);
-      pen.strokeStyle = pen.fillStyle = style.getPropertyValue("--accent");
-      line(pen, width, y(this.threshold));
-      pen.setLineDash([]);
-      const text = `threshold ${(100 * this.threshold).toFixed(1)} %`;
-      pen.fillText(text, width - 4 * ratio, y(this.threshold) - 5 * ratio);
-    }
+    if (this.threshold === null) return;
+    pen.setLineDash([6 * ratio, 5 * ratio]);
+    pen.strokeStyle = style.getPropertyValue("--accent");
+    line(pen, width, y(this.threshold));
+    pen.setLineDash([]);
+  }
+
+  /** Write below the plot, where the curve never is; the dashed line's label has its colour. */
+  label(pen, width, bottom, style) {
+    const [start, end] = ["60 s ago", "now"];
+    pen.fillStyle = style.getPropertyValue("--faint");
     pen.textAlign = "left";
+    pen.fillText(start, 0, bottom);
+    pen.textAlign = "right";
+    pen.fillText(end, width, bottom);
+    if (this.threshold === null) return;
+    const middle = (pen.measureText(start).width + width - pen.measureText(end).width) / 2;
+    pen.fillStyle = style.getPropertyValue("--accent");
+    pen.textAlign = "center";
+    pen.fillText(`threshold ${(100 * this.threshold).toFixed(1)} %`, middle, bottom);
   }
 }
 

@@ -35,7 +35,8 @@ const handlers = {
       tile.onTick(stream, clock);
       place(tile.section, k);
     });
-    document.body.dataset.tiles = tiles.size === 1 ? "one" : "many";
+    document.body.dataset.tiles = String(tiles.size);
+    document.body.classList.toggle("many", tiles.size > 2);
   },
   history: (facts, clock) => tileOf(facts.stream).history.restore(facts.past, clock),
   prediction: (facts, clock) => tileOf(facts.stream).onPrediction(facts, clock),

@@ -85,6 +85,7 @@ export class Tile {
     this.part("sign").firstElementChild.setAttribute("href", `#${verdict.sign}`);
     say(this.part("reason"), verdict.reason);
     say(this.part("recording"), verdict.isHeard ? unrecorded(stream?.recording) : "");
+    say(this.part("unsaved"), verdict.isHeard ? unsaved(stream?.exam_trouble) : "");
     this.drawNumber(verdict);
     this.drawVeil(verdict, settings.vanish_ms);
     say(this.part("small"), this.small(verdict));
@@ -141,6 +142,11 @@ export class Tile {
 function unrecorded(recording) {
   if (recording?.trouble) return `Nothing is recorded any more: ${recording.trouble}`;
   return recording?.num_left_out ? "The recording has gaps: the disk is too slow" : "";
+}
+
+/** Why the exam is not on disk, and would end with the daemon. */
+function unsaved(trouble) {
+  return trouble ? `The exam is not saved: ${trouble}` : "";
 }
 
 function verdictOf({ positive, threshold }) {
