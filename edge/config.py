@@ -188,6 +188,8 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         ConfigError: Unknown or missing option, wrong value, unreadable file.
     """
     options = vars(_parser().parse_args(arguments))
+    if "mask" in options:
+        options["mask"] = ";".join(options["mask"])  # given again it adds: what was to be hidden stays hidden
     config_file = options.pop("config", None)
     from_file = _read_toml(Path(config_file)) if config_file else {}
     values = {**from_file, **options}
@@ -230,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--wait-subscribers", metavar="N", type=int, help="hold the first frame until N readers are there")
     add("--curve", metavar="DIR", help="keys from edge-keygen: only their owners can read")
     add("--insecure", action="store_true", help="publish beyond this machine without keys")
-    add("--mask", metavar="R", help="blank X,Y,W,H of the source too; several with ';'")
+    add("--mask", metavar="R", action="append", help="blank X,Y,W,H of the source too; several with ';'")
     add("--freeze-ms", metavar="MS", type=float, help="still for so long is FROZEN; 0: never (default: 350)")
     add("--still-level", metavar="L", type=float, help="gray levels of noise in a still image (default: 4)")
     add("--still-share", metavar="S", type=float, help="share of a still image that may move (default: 0.03)")

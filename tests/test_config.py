@@ -9,6 +9,7 @@ import pytest
 
 from edge.config import Config, read_config
 from edge.errors import ConfigError
+from edge.roi import parse_masks
 
 
 @pytest.fixture
@@ -102,6 +103,11 @@ def test_config_option_that_repeats_its_default_still_goes_over_toml(toml: Path)
     toml.write_text('source = "demo"\nhop = 3\npace = "max"\n', encoding="utf-8")
     config = read_config(["--config", str(toml), "--hop", "1", "--pace", "realtime"])
     assert (config.hop, config.pace) == (1, "realtime")
+
+
+def test_config_masks_given_one_by_one_hide_all_of_them() -> None:
+    config = read_config(["--source", "demo", "--mask", "1,2,3,4", "--mask", "5,6,7,8;9,9,9,9"])
+    assert parse_masks(config.mask) == ((1, 2, 3, 4), (5, 6, 7, 8), (9, 9, 9, 9))
 
 
 def test_config_without_source_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import math
 import signal
@@ -77,17 +78,20 @@ def _parse() -> Options:
         "edge-display --http 127.0.0.1:8080   (daemon: edge-infer --source demo --frames 30)",
     )
     add = parser.add_argument
-    add("--connect", metavar="ADDRESS", nargs="+", default=[DEFAULT_ADDRESS], help=f"daemons ({DEFAULT_ADDRESS})")
-    add("--control", metavar="ADDRESS", nargs="+", default=[], help="their --control sockets: exams from the page")
+    some = functools.partial(add, nargs="+", action="extend", default=[])
+    some("--connect", metavar="ADDRESS", help=f"daemons ({DEFAULT_ADDRESS})")
+    some("--control", metavar="ADDRESS", help="their --control sockets: exams from the page")
     add("--http", metavar="HOST:PORT", default="127.0.0.1:8080", help="where to serve (default: %(default)s)")
     add("--token-file", metavar="FILE", type=Path, help="a secret that browsers must show: http://HOST/?token=SECRET")
-    add("--allow-host", metavar="NAME", nargs="+", default=[], help="names under which a reverse proxy serves the page")
+    some("--allow-host", metavar="NAME", help="names under which a reverse proxy serves the page")
     add("--tls-cert", metavar="PEM", type=Path, help="serve HTTPS with this certificate chain")
     add("--tls-key", metavar="PEM", type=Path, help="its private key")
     add("--curve", metavar="DIR", type=Path, help="keys from edge-keygen, for daemons that ask for them")
     add("--stale-ms", metavar="MS", type=float, default=500.0, help="age from which a result is stale (default: 500)")
     add("--vanish-ms", metavar="MS", type=float, default=2000.0, help="age from which it is not shown (default: 2000)")
-    return Options(**vars(parser.parse_args()))
+    options = parser.parse_args()
+    options.connect = options.connect or [DEFAULT_ADDRESS]
+    return Options(**vars(options))
 
 
 def _run(options: Options) -> int:
