@@ -150,6 +150,6 @@ function unsaved(trouble) {
 }
 
 function verdictOf({ positive, threshold }) {
-  const at = `${(100 * threshold).toFixed(1)} %`;
+  const at = `${(100 * threshold).toFixed(1)}\u00a0%`;
   return positive ? `▲ at or above the threshold ${at}` : `▽ below the threshold ${at}`;
 }
