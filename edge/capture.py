@@ -195,7 +195,7 @@ class CaptureLoop:
         if frame.index != index:
             frame = frame.replace(index=index)
         self._tell_idle_masks(frame.size_wh)
-        return with_luma(masked(frame, self._settings.masks)), t_got_ns
+        return masked(frame, self._settings.masks).with_luma(), t_got_ns
 
     def _tell_idle_masks(self, size_wh: tuple[int, int]) -> None:
         """Warn of a mask that covers nothing of the image: what it is meant to hide is seen."""
@@ -321,14 +321,6 @@ def masked(frame: Frame, masks: tuple[Rect, ...]) -> Frame:
         colour=None if colour is None else lambda: _blanked(colour(), masks),
         chroma=chroma,
     )
-
-
-def with_luma(frame: Frame) -> Frame:
-    """Return an RGB frame as its luma, with its colours to be had: the image watch and most networks want the luma."""
-    if frame.pixels.ndim == 2:
-        return frame
-    rgb = frame.pixels
-    return frame.replace(pixels=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), colour=lambda: rgb)
 
 
 def _blanked(pixels: UInt8Image, masks: tuple[Rect, ...]) -> UInt8Image:

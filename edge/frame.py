@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -73,6 +74,13 @@ class Frame:
     def rgb(self) -> UInt8Image:
         """Return (H, W, 3) RGB, or (H, W) where the image has no colour."""
         return self.pixels if self.colour is None else self.colour()
+
+    def with_luma(self) -> "Frame":
+        """Return an RGB frame as its luma, its colours to be had: the image watch and most networks want the luma."""
+        if self.pixels.ndim == 2:
+            return self
+        rgb = self.pixels
+        return self.replace(pixels=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), colour=lambda: rgb)
 
     def has_colour(self, roi: tuple[int, int, int, int]) -> bool:
         """Return whether a part (x, y, width, height) of the image is coloured so that one could see it."""

@@ -10,7 +10,7 @@ from edge.sources.base import RecordedSource, SourceInfo
 
 MAX_KEPT_BYTES = 64 * 2**20
 """A recording whose frames fit into this is decoded once."""
-_COLOUR_FACTOR = 3  # luma, and the decoder's own planes
+_COLOUR_FACTOR = 4  # luma, and RGB or the decoder's own planes
 
 
 class LoopedSource:
@@ -48,6 +48,7 @@ class LoopedSource:
         kept: list[Frame] = []
         num_bytes = 0
         for frame in self._source.frames():
+            frame = frame.with_luma()  # once, not in every round
             num_bytes += frame.pixels.nbytes * (1 if frame.colour is None else _COLOUR_FACTOR)
             stated_bytes = num_bytes * (self._source.info.num_frames or 1) if not kept else num_bytes
             self._is_long = self._is_long or stated_bytes > MAX_KEPT_BYTES
