@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -418,7 +419,8 @@ def test_two_processes_train_together_and_twice_the_same(phantom_manifest: Path,
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch 2/2") == 1
         assert "auc" in done.stdout
-        assert not done.stderr.strip()
+        # told by one of the two, where two epochs were too few
+        assert re.fullmatch(r"(warning: the threshold .* separates nothing\n)?", done.stderr)
         runs.append(tmp_path / name)
     assert (runs[0] / "model.safetensors").read_bytes() == (runs[1] / "model.safetensors").read_bytes()
     assert load_run(runs[0]).state == FINISHED
