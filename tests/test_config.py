@@ -104,6 +104,11 @@ def test_config_option_that_repeats_its_default_still_goes_over_toml(toml: Path)
     assert (config.hop, config.pace) == (1, "realtime")
 
 
+def test_config_of_a_windows_editor_is_read(toml: Path) -> None:
+    toml.write_bytes(b'\xef\xbb\xbfsource = "file.mp4"\r\nhop = 3\r\n')
+    assert read_config(["--config", str(toml)]).hop == 3
+
+
 def test_config_without_source_is_refused() -> None:
     assert "--source is missing" in _refusal([])
 

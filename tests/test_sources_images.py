@@ -113,3 +113,30 @@ def test_folder_with_unreadable_images_only_is_refused(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     with pytest.raises(SourceError, match=r"gives no frame: '0.png', '1.png', '2.png' and 2 more could not"):
         play(source)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiff_stack_plays_all_its_pages(tmp_path: Path, compression: str | None) -> None:
+    pixels = noise(20, 6, 8)
+    _write_stack(tmp_path / "2_stack.tif", pixels, compression)
+    _save(tmp_path / "1.png", pixels[3])
+    frames = play(open_source(str(tmp_path)))
+    np.testing.assert_array_equal([frame.pixels for frame in frames], [pixels[3], *pixels])
+    assert [round(frame.t_media_ns * 30 / 1e9) for frame in frames] == list(range(21))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as edge.sources.images has it, which pytest overrules
+def test_tiff_stack_cut_off_plays_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "stack.tif"
+    pixels = noise(6, 40, 50)
+    _write_stack(path, pixels, "tiff_lzw")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4])  # within the strips of the fifth page
+    frames = play(open_source(str(path)))
+    np.testing.assert_array_equal([frame.pixels for frame in frames], pixels[:4])
+    assert caplog.messages == ["'stack.tif' is damaged: 'stack.tif' could not be read; 4 frames played"]
+
+
+def _write_stack(path: Path, pixels: np.ndarray, compression: str | None) -> None:
+    first, *others = (Image.fromarray(page) for page in pixels)
+    first.save(path, save_all=True, append_images=others, compression=compression)

@@ -1,4 +1,4 @@
-"""A folder of images, or one image: PNG, JPEG, BMP, TIFF and DICOM."""
+"""A folder of images, or one image: PNG, JPEG, BMP, TIFF (of one page or many) and DICOM."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from edge.sources.kinds import is_dicom, is_image
 from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, Damage, Picture, StoredSource
 
-READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+READ_ERRORS = (OSError, ValueError, TypeError, KeyError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on damaged files; SourceError, of a DICOM file, is an OSError."""
 
 MAX_NAMES = 3
@@ -79,13 +79,22 @@ def _natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
 
 
 def _read(path: Path, damage: Damage) -> Iterator[AnyImage]:
-    if is_image(path):
-        # libtiff tells stderr of every damaged strip.
-        with quiet_c_stderr(), Image.open(path) as image:
+    if not is_image(path):
+        yield from (pixels for pixels, _ in DicomFile(path).pictures(damage))
+        return
+    with path.open("rb") as file:
+        with quiet_c_stderr():  # libtiff tells stderr of every damaged strip
+            image = Image.open(file)
             pixels = _to_array(image)
         yield pixels
-    else:
-        yield from (pixels for pixels, _ in DicomFile(path).pictures(damage))
+        while image.format == "TIFF":
+            with quiet_c_stderr():
+                try:
+                    image.seek(image.tell() + 1)
+                except EOFError:  # that was the last page
+                    return
+                pixels = _to_array(image)
+            yield pixels
 
 
 def _to_array(image: Image.Image) -> UInt8Image:
