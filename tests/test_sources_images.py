@@ -40,6 +40,22 @@ def test_folder_of_two_sizes_and_dicom_keeps_each(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[1].pixels, pixels[0])
 
 
+def test_folder_of_dicom_cines_plays_each_as_an_object_at_its_own_rate(tmp_path: Path) -> None:
+    _save(tmp_path / "1.png", noise(1, 6, 8)[0])
+    write_dicom(tmp_path / "2.dcm", dataset(noise(3, 10, 20), FrameTime="50", SOPInstanceUID="1.2.3"))
+    write_dicom(tmp_path / "3.dcm", dataset(noise(2, 10, 20), FrameTime="20", SOPInstanceUID="1.2.4"))
+    _save(tmp_path / "4.png", noise(1, 6, 8)[0])
+    frames = play(open_source(str(tmp_path)))
+    still, first, second = frames[0], frames[1].object, frames[4].object
+    assert first is not None
+    assert second is not None
+    assert first.id != second.id
+    assert [frame.object for frame in frames] == [None, first, first, first, second, second, None]
+    intervals_ms = np.diff([frame.t_media_ns / 1e6 for frame in frames])
+    np.testing.assert_allclose(intervals_ms, [1000 / 30, 50, 50, 50, 20, 20])
+    assert still.t_media_ns == 0
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff"])
 @pytest.mark.parametrize("shape", [(7, 9), (7, 9, 3)])
 def test_image_lossless_is_exact(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
