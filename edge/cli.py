@@ -11,13 +11,18 @@ _OPENING_LIMIT_S = 1.6
 
 
 class _Stopper:
-    """Turns SIGINT and SIGTERM into the daemon's stop, also when they come before there is anything to stop."""
+    """Turns SIGINT, SIGTERM and a closed terminal's SIGHUP into the daemon's stop.
+
+    Also when they come before there is anything to stop.
+    """
 
     def __init__(self) -> None:
         self._stop: Callable[[str], None] | None = None
         self._reason: str | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(signal.SIGHUP, self._handle)
         signal.signal(signal.SIGALRM, self._give_up)
 
     def attach(self, stop: Callable[[str], None]) -> None:

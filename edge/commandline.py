@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from edge import __version__
@@ -56,6 +57,7 @@ def run_command(main: Callable[[], int]) -> int:
 
     A closed pipe (`edge-watch --json | head`) and Ctrl-C end quietly; so does a full disk, with one line and code 1.
     """
+    _open_closed_streams()
     try:
         return main()
     except EdgeError as exc:
@@ -73,10 +75,18 @@ def run_command(main: Callable[[], int]) -> int:
             _flush_or_drop(stream)
 
 
-def _flush_or_drop(stream: TextIO | None) -> None:
+def _open_closed_streams() -> None:
+    """Let stdout and stderr lead nowhere where whoever started us had closed them.
+
+    Python has None for them then: `write` would fail, and what `print` has for stderr would go to stdout.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, open to the end
+
+
+def _flush_or_drop(stream: TextIO) -> None:
     """Write what the stream holds; where it cannot, leave Python nothing to try again, and to fail of, at its end."""
-    if stream is None:  # closed by whoever started us
-        return
     try:
         stream.flush()
     except OSError:
@@ -84,8 +94,8 @@ def _flush_or_drop(stream: TextIO | None) -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM, as the last thing a command does: all is done, and its exit code is to tell so."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ignore what ends a command, as the last thing it does: all is done, and its exit code is to tell so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -266,7 +266,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             content = file.read(_MAX_TOML_BYTES + 1)
         if len(content) > _MAX_TOML_BYTES:
             raise ValueError(f"it is larger than {_MAX_TOML_BYTES // 2**20} MiB")
-        values = tomllib.loads(content.decode("utf-8"))
+        values = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin with a mark
     except (OSError, ValueError, RecursionError) as exc:
         raise ConfigError(f"--config {path} cannot be read ({_reason(exc)}); it must be a TOML file") from exc
     types = {field.name: _converter(str(field.type)) for field in dataclasses.fields(Config)}

@@ -237,11 +237,13 @@ def bind(socket: zmq.Socket[bytes], address: str, option: str = "--publish") -> 
 
     Raises:
         ConfigError: It is no address.
-        BindError: It is in use or not of this host.
+        BindError: It is in use, a file's or not of this host.
     """
     try:
         if _is_served(address):
             raise zmq.ZMQError(errno.EADDRINUSE)
+        if _is_file(address):
+            raise zmq.ZMQError(errno.EEXIST)
         socket.ipv6 = is_ipv6(address)
         socket.bind(address)
     except zmq.ZMQError as exc:
@@ -260,6 +262,8 @@ def _mend(address: str, number: int | None) -> str:
         return "ask for write access to its folder" if address.startswith("ipc://") else "ports below 1024 are root's"
     if number == errno.ENOENT and address.startswith("ipc://"):
         return "make its folder first"
+    if number == errno.EEXIST:
+        return "remove what is there, which is no socket"
     return "it must be an address of this host"
 
 
@@ -269,4 +273,14 @@ def _is_served(address: str) -> bool:
         return False
     with contextlib.suppress(OSError), unix.socket(unix.AF_UNIX) as probe:  # an OSError: the path is too long
         return probe.connect_ex(address.removeprefix("ipc://")) == 0
+    return False
+
+
+def _is_file(address: str) -> bool:
+    """Whether an ipc path is a file or folder of somebody's, which ZeroMQ would remove without a word."""
+    if not address.startswith("ipc://"):
+        return False
+    path = Path(address.removeprefix("ipc://"))
+    with contextlib.suppress(OSError):  # the path is too long, or its folder closed to us
+        return path.exists() and not path.is_socket()
     return False

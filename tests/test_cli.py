@@ -149,7 +149,7 @@ def test_infer_in_realtime_plays_at_the_videos_own_speed(video: Path, trivial_bu
     assert counters["published"] + counters["skipped"] == 25
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_infer_signal_ends_within_two_seconds_with_a_last_status(number: signal.Signals, trivial_bundle: Path) -> None:
     with running("--source", "demo", "--engine", str(trivial_bundle)) as daemon:
         daemon.receive("prediction")
@@ -163,6 +163,19 @@ def test_infer_signal_ends_within_two_seconds_with_a_last_status(number: signal.
     assert recording.messages[-1].kind == "status"
     assert recording.states[-1] == ("NO_SIGNAL", f"stopped by {number.name}")
     assert "Traceback" not in recording.stderr
+
+
+def test_infer_under_nohup_outlives_its_terminal(trivial_bundle: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup hands it on
+    try:
+        with running("--source", "demo", "--engine", str(trivial_bundle)) as daemon:
+            daemon.receive("prediction")
+            daemon.signal(signal.SIGHUP)
+            for _ in range(30):
+                daemon.receive("prediction")
+            assert daemon.process.poll() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_infer_signal_while_it_waits_for_subscribers_ends_it(trivial_bundle: Path) -> None:

@@ -110,6 +110,11 @@ def test_config_masks_given_one_by_one_hide_all_of_them() -> None:
     assert parse_masks(config.mask) == ((1, 2, 3, 4), (5, 6, 7, 8), (9, 9, 9, 9))
 
 
+def test_config_of_a_windows_editor_is_read(toml: Path) -> None:
+    toml.write_bytes(b'\xef\xbb\xbfsource = "file.mp4"\r\nhop = 3\r\n')
+    assert read_config(["--config", str(toml)]).hop == 3
+
+
 def test_config_without_source_is_refused() -> None:
     assert "--source is missing" in _refusal([])
 

@@ -410,6 +410,16 @@ def test_publisher_ipc_path_in_use_is_a_bind_error_and_a_path_left_over_is_not(t
     Publisher(f"ipc://{path}", "main", Meters()).close(State.NO_SIGNAL, "")
 
 
+def test_publisher_ipc_path_of_a_file_or_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (file := tmp_path / "exam.dcm").write_text("not to be lost")
+    for path in (file, tmp_path):
+        with pytest.raises(
+            BindError, match=r"cannot be bound \(File exists\); remove what is there, which is no socket"
+        ):
+            Publisher(f"ipc://{path}", "main", Meters())
+    assert file.read_text() == "not to be lost"
+
+
 def test_publisher_ipc_path_that_cannot_be_is_a_bind_error(tmp_path: Path) -> None:
     with pytest.raises(BindError, match=r"cannot be bound .*; make its folder first, or choose another --publish"):
         Publisher(f"ipc://{tmp_path / 'none' / 'edge.sock'}", "main", Meters())

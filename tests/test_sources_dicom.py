@@ -224,6 +224,18 @@ def test_dicom_window_without_width_is_not_used(tmp_path: Path, caplog: pytest.L
     assert "WindowCenter and WindowWidth are no window" in caplog.text
 
 
+@pytest.mark.parametrize("slope", ["0", "nan"])
+def test_dicom_rescale_that_leaves_no_image_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, slope: str
+) -> None:
+    ds = dataset(STEPS, RescaleIntercept="0")
+    ds.add_new("RescaleSlope", "LO", slope)  # pydicom writes no decimal string that is no number
+    ds["RescaleSlope"].VR = "DS"
+    path = write_dicom(tmp_path / "a.dcm", ds)
+    np.testing.assert_array_equal(_pictures(path)[0, 0], STEPS[0, 0])
+    assert "RescaleSlope" in caplog.text
+
+
 def test_dicom_frames_in_fragments_are_joined(tmp_path: Path) -> None:
     ds = dataset(COLOR, "RGB")
     ds.compress(uids.JPEG2000Lossless, generate_instance_uid=False)

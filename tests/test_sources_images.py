@@ -40,6 +40,22 @@ def test_folder_of_two_sizes_and_dicom_keeps_each(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[1].pixels, pixels[0])
 
 
+def test_folder_of_dicom_cines_plays_each_as_an_object_at_its_own_rate(tmp_path: Path) -> None:
+    _save(tmp_path / "1.png", noise(1, 6, 8)[0])
+    write_dicom(tmp_path / "2.dcm", dataset(noise(3, 10, 20), FrameTime="50", SOPInstanceUID="1.2.3"))
+    write_dicom(tmp_path / "3.dcm", dataset(noise(2, 10, 20), FrameTime="20", SOPInstanceUID="1.2.4"))
+    _save(tmp_path / "4.png", noise(1, 6, 8)[0])
+    frames = play(open_source(str(tmp_path)))
+    still, first, second = frames[0], frames[1].object, frames[4].object
+    assert first is not None
+    assert second is not None
+    assert first.id != second.id
+    assert [frame.object for frame in frames] == [None, first, first, first, second, second, None]
+    intervals_ms = np.diff([frame.t_media_ns / 1e6 for frame in frames])
+    np.testing.assert_allclose(intervals_ms, [1000 / 30, 50, 50, 50, 20, 20])
+    assert still.t_media_ns == 0
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff"])
 @pytest.mark.parametrize("shape", [(7, 9), (7, 9, 3)])
 def test_image_lossless_is_exact(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
@@ -113,3 +129,30 @@ def test_folder_with_unreadable_images_only_is_refused(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     with pytest.raises(SourceError, match=r"gives no frame: '0.png', '1.png', '2.png' and 2 more could not"):
         play(source)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiff_stack_plays_all_its_pages(tmp_path: Path, compression: str | None) -> None:
+    pixels = noise(20, 6, 8)
+    _write_stack(tmp_path / "2_stack.tif", pixels, compression)
+    _save(tmp_path / "1.png", pixels[3])
+    frames = play(open_source(str(tmp_path)))
+    np.testing.assert_array_equal([frame.pixels for frame in frames], [pixels[3], *pixels])
+    assert [round(frame.t_media_ns * 30 / 1e9) for frame in frames] == list(range(21))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as edge.sources.images has it, which pytest overrules
+def test_tiff_stack_cut_off_plays_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "stack.tif"
+    pixels = noise(6, 40, 50)
+    _write_stack(path, pixels, "tiff_lzw")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4])  # within the strips of the fifth page
+    frames = play(open_source(str(path)))
+    np.testing.assert_array_equal([frame.pixels for frame in frames], pixels[:4])
+    assert caplog.messages == ["'stack.tif' is damaged: 'stack.tif' could not be read; 4 frames played"]
+
+
+def _write_stack(path: Path, pixels: np.ndarray, compression: str | None) -> None:
+    first, *others = (Image.fromarray(page) for page in pixels)
+    first.save(path, save_all=True, append_images=others, compression=compression)

@@ -100,6 +100,19 @@ def test_frame_converter_luma_is_ffmpegs_gray(is_limited: bool) -> None:
     assert np.abs(FrameConverter()(frame).luma - expected).max() <= 1
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p10le", "uyvy422", "p010le"])
+@pytest.mark.parametrize("is_limited", [True, False])
+def test_frame_converter_deep_and_packed_video_is_as_bright_as_other(pix_fmt: str, is_limited: bool) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    color_range = 1 if is_limited else 2
+    whole = av.VideoFrame.from_ndarray(np.dstack([ramp] * 3), format="rgb24")
+    image = FrameConverter()(whole.reformat(format=pix_fmt, dst_color_range=color_range))
+    for brightness in (image.luma, image.rgb()[..., 1]):
+        difference = brightness.astype(int) - ramp
+        assert np.abs(difference).max() <= 2
+        assert abs(difference.mean()) < 1
+
+
 def test_video_variable_rate_keeps_its_times(tmp_path: Path) -> None:
     times = [0, 4, 8, 30, 34, 35]
     frames = play(VideoFile(write_movie(tmp_path / "a.mkv", _gradient(6), times=times)))

@@ -124,6 +124,25 @@ def test_json_on_a_full_disk_ends_with_one_line(publisher: SmallPublisher) -> No
     assert err == "error: the output cannot be written (No space left on device); make room on its disk\n"
 
 
+def _without(closed: str) -> list[str]:
+    return ["sh", "-c", f'exec "$0" "$@" {closed}', *WATCH]
+
+
+def test_json_with_its_output_closed_ends_without_a_traceback(publisher: SmallPublisher) -> None:
+    command = [*_without(">&-"), "--json", "--count", "1", "--connect", publisher.address]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        publisher.wait_for_subscriptions(2)
+        publisher.send_prediction()
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, stderr) == (0, "")
+
+
+def test_json_with_stderr_closed_prints_no_error_among_its_lines() -> None:
+    command = [*_without("2>&-"), "--json", "--count", "0"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=DEADLINE_S, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
 def test_count_that_is_no_number_is_one_line() -> None:
     done = _run("--count", "many")
     assert done.returncode == 2

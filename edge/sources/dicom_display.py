@@ -59,8 +59,17 @@ def _table(header: Dataset, levels: npt.NDArray[np.int64], name: str) -> UInt8Im
         return _palette(header, levels)
     if header.SamplesPerPixel == 3:
         return _to_8_bit(_spread(levels))
-    shades = _shades(header, np.asarray(apply_modality_lut(levels, header), np.float64), name)
+    shades = _shades(header, _rescaled(header, levels, name), name)
     return _to_8_bit(1 - shades if photometric == "MONOCHROME1" else shades)
+
+
+def _rescaled(header: Dataset, levels: npt.NDArray[np.int64], name: str) -> Values:
+    """Return each level's value after the modality transformation, or the level where that leaves no image."""
+    values = np.asarray(apply_modality_lut(levels, header), np.float64)
+    if values.min() < values.max() < math.inf:
+        return values
+    log.warning("%r: its RescaleSlope or modality table makes all values one and is not used", name)
+    return levels.astype(np.float64)
 
 
 def _palette(header: Dataset, levels: npt.NDArray[np.int64]) -> UInt8Image:

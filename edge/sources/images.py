@@ -1,4 +1,4 @@
-"""A folder of images, or one image: PNG, JPEG, BMP, TIFF and DICOM."""
+"""A folder of images, or one image: PNG, JPEG, BMP, TIFF (of one page or many) and DICOM."""
 
 import logging
 import re
@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from edge.errors import SourceError
-from edge.frame import UInt8Image
+from edge.frame import StoredObject, UInt8Image
 from edge.sources.base import SourceInfo
 from edge.sources.dicom_file import DicomFile
 from edge.sources.kinds import is_dicom, is_image
 from edge.sources.quiet import quiet_c_stderr
-from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, Damage, Picture, StoredSource
+from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSource
 
-READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+READ_ERRORS = (OSError, ValueError, TypeError, KeyError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on damaged files; SourceError, of a DICOM file, is an OSError."""
 
 MAX_NAMES = 3
@@ -28,7 +28,10 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class ImageFiles(StoredSource):
-    """Images in the natural order of their names, 30 a second."""
+    """Images in the natural order of their names, 30 a second.
+
+    A DICOM cine among them is an object of its own, with its own times and region: no window spans two of them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._paths = _image_paths(path) if path.is_dir() else [path]
@@ -48,15 +51,18 @@ class ImageFiles(StoredSource):
     def pictures(self, damage: Damage) -> Generator[Picture, None, None]:
         """Yield the images; one that cannot be read is left out. See `StoredSource.pictures`."""
         unreadable: list[str] = []
-        position = 0
+        t_next_ms = 0.0
         for path in self._paths:
             try:
-                for pixels in _read(path, damage):
-                    yield pixels, round(position * DEFAULT_INTERVAL_MS * 1e6)
-                    position += 1
+                self._object, interval_ms, pictures = _read(path, damage)
+                t_start_ms = t_next_ms
+                for pixels, t_ns in pictures:
+                    t_ms = t_next_ms if t_ns is None else t_start_ms + t_ns / 1e6
+                    yield pixels, round(t_ms * 1e6)
+                    t_next_ms = t_ms + interval_ms
             except READ_ERRORS:
                 unreadable.append(path.name)
-                position += 1  # the gap stays visible in the times
+                t_next_ms += DEFAULT_INTERVAL_MS  # the gap stays visible in the times
         if unreadable:
             more = f" and {len(unreadable) - MAX_NAMES} more" if len(unreadable) > MAX_NAMES else ""
             damage.notes.append(f"{', '.join(map(repr, unreadable[:MAX_NAMES]))}{more} could not be read")
@@ -78,14 +84,30 @@ def _natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
     return keys, path.name
 
 
-def _read(path: Path, damage: Damage) -> Iterator[AnyImage]:
+def _read(path: Path, damage: Damage) -> tuple[StoredObject | None, float, Iterator[Picture]]:
+    """Return which object a file is, the ms between its pictures, and these, each with its time in the file."""
     if is_image(path):
-        # libtiff tells stderr of every damaged strip.
-        with quiet_c_stderr(), Image.open(path) as image:
+        return None, DEFAULT_INTERVAL_MS, ((pixels, None) for pixels in _pages(path))
+    dicom = DicomFile(path)
+    if dicom.info.num_frames == 1:
+        return None, DEFAULT_INTERVAL_MS, dicom.pictures(damage)
+    return dicom.object, dicom.info.frame_interval_ms, dicom.pictures(damage)
+
+
+def _pages(path: Path) -> Iterator[UInt8Image]:
+    with path.open("rb") as file:
+        with quiet_c_stderr():  # libtiff tells stderr of every damaged strip
+            image = Image.open(file)
             pixels = _to_array(image)
         yield pixels
-    else:
-        yield from (pixels for pixels, _ in DicomFile(path).pictures(damage))
+        while image.format == "TIFF":
+            with quiet_c_stderr():
+                try:
+                    image.seek(image.tell() + 1)
+                except EOFError:  # that was the last page
+                    return
+                pixels = _to_array(image)
+            yield pixels
 
 
 def _to_array(image: Image.Image) -> UInt8Image:

@@ -83,13 +83,18 @@ class StoredSource(abc.ABC):
 
     def __init__(self, info: SourceInfo, stored_object: StoredObject | None = None) -> None:
         self._info = info
-        self._object = stored_object
+        self._object = stored_object  # of the next picture
         self._closed = threading.Event()
         self._has_warned = False
 
     @property
     def info(self) -> SourceInfo:
         return self._info
+
+    @property
+    def object(self) -> StoredObject | None:
+        """The stored object that the images are, where they are one."""
+        return self._object
 
     @abc.abstractmethod
     def pictures(self, damage: Damage) -> Generator[Picture, None, None]:

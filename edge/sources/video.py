@@ -89,6 +89,8 @@ class FrameConverter:
 
     def __call__(self, frame: av.VideoFrame) -> AnyImage:
         """Return an image of the frame's own size, which no later frame overwrites."""
+        if _is_other_yuv(frame.format):
+            frame = self._reformatter.reformat(frame, format="yuv444p", threads=1)  # its luma is exacter than RGB's
         if frame.format.name in LUMA_FIRST:
             luma, chroma = _luma(frame), functools.partial(_chroma, frame)
             return ColourImage(luma, functools.partial(self.convert, frame), chroma)
@@ -124,6 +126,12 @@ def _chroma(frame: av.VideoFrame) -> tuple[UInt8Image, UInt8Image]:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         planes.append(rows[: plane.height, : plane.width * (2 if is_interleaved else 1)])
     return (planes[0][:, 0::2], planes[0][:, 1::2]) if is_interleaved else (planes[0], planes[1])
+
+
+def _is_other_yuv(pixel_format: av.VideoFormat) -> bool:
+    """Whether it has luma, but packed with the chroma or of more than 8 bits."""
+    is_coloured = len(pixel_format.components) >= 3 and not pixel_format.is_rgb and not pixel_format.has_palette
+    return is_coloured and pixel_format.name not in LUMA_FIRST
 
 
 def _is_gray(pixel_format: av.VideoFormat) -> bool:
