@@ -89,8 +89,8 @@ class FrameConverter:
 
     def __call__(self, frame: av.VideoFrame) -> AnyImage:
         """Return an image of the frame's own size, which no later frame overwrites."""
-        if _is_other_yuv(frame.format):
-            frame = self._reformatter.reformat(frame, format="yuv444p", threads=1)  # its luma is exacter than RGB's
+        if _is_other_yuv(frame.format):  # its luma is exacter than RGB's, and comes faster
+            frame = self._reformatter.reformat(frame, format=_planar(frame.format), threads=1)
         if frame.format.name in LUMA_FIRST:
             luma, chroma = _luma(frame), functools.partial(_chroma, frame)
             return ColourImage(luma, functools.partial(self.convert, frame), chroma)
@@ -132,6 +132,13 @@ def _is_other_yuv(pixel_format: av.VideoFormat) -> bool:
     """Whether it has luma, but packed with the chroma or of more than 8 bits."""
     is_coloured = len(pixel_format.components) >= 3 and not pixel_format.is_rgb and not pixel_format.has_palette
     return is_coloured and pixel_format.name not in LUMA_FIRST
+
+
+def _planar(pixel_format: av.VideoFormat) -> str:
+    """Return the format of `LUMA_FIRST` with as much chroma: finer chroma would take FFmpeg ten times as long."""
+    step_xy = 8 // pixel_format.chroma_width(8), 8 // pixel_format.chroma_height(8)
+    sampling = {(1, 1): 444, (1, 2): 440, (2, 1): 422, (2, 2): 420, (4, 1): 411, (4, 4): 410}.get(step_xy, 444)
+    return f"yuv{sampling}p"
 
 
 def _is_gray(pixel_format: av.VideoFormat) -> bool:
