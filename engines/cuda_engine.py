@@ -39,6 +39,10 @@ class Program(Protocol):
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Name to shape, float32."""
 
+    @property
+    def has_many_graphs(self) -> bool:
+        """Whether graphs that were captured before stay valid when another address is bound and captured."""
+
     def bind(self, name: str, address: int) -> None:
         """Say where a tensor lies from the next `enqueue` on."""
 
@@ -81,7 +85,7 @@ class CudaEngine(Engine):
         self._num_pushed = 0
         self._num_submitted = 0
         self._is_chosen = graphs is not None
-        self._graphs = self._capture(graphs or self._possible_graphs()[0])
+        self._graphs = self._capture(graphs or self.possible_graphs()[0])
         self.graph_ms: dict[str, float] = {}
         """What `warmup` measured: median device time of a window with each kind of graphs."""
         self.device_ms = 0.0
@@ -143,24 +147,25 @@ class CudaEngine(Engine):
         super().warmup()
         if self._is_chosen:
             return
-        kinds = {name: self._graphs if name == self.graphs else self._capture(name) for name in self._possible_graphs()}
+        kinds = {name: self._graphs if name == self.graphs else self._capture(name) for name in self.possible_graphs()}
         self.graph_ms = {name: self._measure_ms(graphs) for name, graphs in kinds.items()}
         self._graphs = kinds[min(self.graph_ms, key=lambda name: self.graph_ms[name])]
         self._is_chosen = True
         times = ", ".join(f"{name} {time_ms:.3f} ms" for name, time_ms in self.graph_ms.items())
         _log.info("%s on %s: CUDA graphs %s; using %s", self.spec.name, self.spec.device, times, self.graphs)
 
-    def _possible_graphs(self) -> tuple[str, ...]:
-        """Without aligned windows the network can only read a buffer."""
-        return ("window", "fixed") if self._ring.is_aligned(ALIGNMENT_BYTES) else ("fixed",)
+    def possible_graphs(self) -> tuple[str, ...]:
+        """Return the kinds that can be used: unaligned windows, or a network with one graph alone, need a buffer."""
+        is_aligned = self._ring.is_aligned(ALIGNMENT_BYTES)
+        return ("window", "fixed") if is_aligned and self._program.has_many_graphs else ("fixed",)
 
     def _capture(self, kind: str) -> "_Starter":
         made: dict[str, type[_WindowGraphs | _FixedGraph | _NoGraph]]
         made = {"window": _WindowGraphs, "fixed": _FixedGraph, "none": _NoGraph}
-        if kind not in made or (kind == "window" and kind not in self._possible_graphs()):
+        if kind not in made or (kind == "window" and kind not in self.possible_graphs()):
             raise EngineError(
-                f"graphs {kind!r} cannot be used; allowed are {', '.join((*self._possible_graphs(), 'none'))} for "
-                f"frames of {self._ring.frame_bytes} bytes"
+                f"graphs {kind!r} cannot be used; allowed are {', '.join((*self.possible_graphs(), 'none'))} for "
+                f"this network and frames of {self._ring.frame_bytes} bytes"
             )
         return made[kind](self._gpu, self._program, self._input, self._ring)
 
