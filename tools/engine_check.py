@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from edge.commandline import Parser, log_warnings, run_command
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineError
 from engines import Bundle, load_bundle
 from engines.engine import EngineOptions
 from engines.errors import BackendError
@@ -36,8 +36,10 @@ def check_apart(bundle: Bundle, backend: str, precision: str, device: str | None
     arguments = [str(bundle.path), backend, precision, *(["--device", device] if device else [])]
     try:
         with running("tools.engine_check", *arguments, *(["--named"] if is_named else [])) as child:
-            answer = child.finish(_MAX_S).splitlines()[-1]
-            return dataclasses.replace(_parse(json.loads(answer)), warnings=child.warnings())
+            lines = child.finish(_MAX_S).splitlines()
+            if not lines:
+                raise EngineError("tools.engine_check ended without an answer")
+            return dataclasses.replace(_parse(json.loads(lines[-1])), warnings=child.warnings())
     except EdgeError as exc:
         return Check(backend, precision, device or "", None, str(exc), is_refused=True)
 
