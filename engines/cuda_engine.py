@@ -23,6 +23,8 @@ NUM_OUTPUTS = 2
 """Output places, so that one window may run while the one before it is read."""
 NUM_STAGED = 4
 """Frames that may be on their way to the device."""
+MAX_WINDOW_GRAPHS = 64
+"""Frames of a clip at most: a graph for each address of a longer one costs more, in time and memory, than the copy."""
 _NUM_WARM, _NUM_TIMED = 3, 20
 
 _log = logging.getLogger("edge.engines")
@@ -155,9 +157,9 @@ class CudaEngine(Engine):
         _log.info("%s on %s: CUDA graphs %s; using %s", self.spec.name, self.spec.device, times, self.graphs)
 
     def possible_graphs(self) -> tuple[str, ...]:
-        """Return the kinds that can be used: unaligned windows, or a network with one graph alone, need a buffer."""
-        is_aligned = self._ring.is_aligned(ALIGNMENT_BYTES)
-        return ("window", "fixed") if is_aligned and self._program.has_many_graphs else ("fixed",)
+        """Return the kinds that can be used: windows that are unaligned or many, or a single graph, need a buffer."""
+        is_suited = self._ring.is_aligned(ALIGNMENT_BYTES) and self._ring.num_frames <= MAX_WINDOW_GRAPHS
+        return ("window", "fixed") if is_suited and self._program.has_many_graphs else ("fixed",)
 
     def _capture(self, kind: str) -> "_Starter":
         made: dict[str, type[_WindowGraphs | _FixedGraph | _NoGraph]]
@@ -165,7 +167,7 @@ class CudaEngine(Engine):
         if kind not in made or (kind == "window" and kind not in self.possible_graphs()):
             raise EngineError(
                 f"graphs {kind!r} cannot be used; allowed are {', '.join((*self.possible_graphs(), 'none'))} for "
-                f"this network and frames of {self._ring.frame_bytes} bytes"
+                f"this network and {self._ring.num_frames} frames of {self._ring.frame_bytes} bytes"
             )
         return made[kind](self._gpu, self._program, self._input, self._ring)
 

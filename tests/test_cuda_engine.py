@@ -230,7 +230,8 @@ def test_windows_that_are_not_aligned_go_through_the_buffer(fake):
     clip = random_frames(NUM_FRAMES, UNALIGNED_TCHW)
     assert_output(engine.run_clip(clip), clip)
     with pytest.raises(
-        EngineError, match="graphs 'window' cannot be used; allowed are fixed, none for this network and frames of 240"
+        EngineError,
+        match="graphs 'window' cannot be used; allowed are fixed, none for this network and 5 frames of 240",
     ):
         make_engine(fake, "window", UNALIGNED_TCHW)
 
@@ -243,6 +244,12 @@ def test_network_with_one_graph_alone_goes_through_the_buffer(fake):
     assert (engine.graphs, [*engine.graph_ms], program.num_enqueued) == ("fixed", ["fixed"], 2)
     clip = random_frames(NUM_FRAMES)
     assert_output(engine.run_clip(clip), clip)
+
+
+@pytest.mark.parametrize(("num_frames", "kinds"), [(64, ("window", "fixed")), (65, ("fixed",))])
+def test_very_long_clips_go_through_the_buffer(fake, num_frames, kinds):
+    shape = (num_frames, *CLIP_TCHW[1:])
+    assert make_engine(fake, "fixed", shape).possible_graphs() == kinds
 
 
 def test_close_gives_everything_back_and_twice_is_fine(fake):
