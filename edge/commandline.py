@@ -124,3 +124,9 @@ class LineHandler(logging.Handler):
             print_line("error" if record.levelno >= logging.ERROR else "warning", record.getMessage())
         else:
             log_line(_one_line(record.getMessage()))
+
+
+def log_warnings() -> None:
+    """Print what the project's own loggers warn of as lines of their own."""
+    log = logging.getLogger("edge")
+    log.handlers, log.propagate = [LineHandler()], False

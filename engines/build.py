@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from engines.bundle import Bundle, BundleFile, add_files, describe_file, drop_files
+from engines.bundle import Bundle, BundleFile, describe_file, replace_files
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError, ParityError
 from engines.load import backend_module, load_unproven
@@ -24,6 +24,8 @@ from engines.parity import ParityResult, measure_parity
 
 _TIMED_S, _MIN_TIMED = 1.0, 5
 _SCRATCH = ".build-"
+SPARE = "older-"
+"""What the names of files begin with that are just being replaced; they keep them where that is cut short."""
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done, 0 to 1."""
@@ -126,11 +128,36 @@ def _build_alone(
                 "reference clips; nothing was added to the bundle: choose another precision"
             )
         files = _with_results(candidate.files[-len(built.files) :], result, speed)
-        # so that the manifest is true at each moment: whoever is killed between two steps leaves a whole bundle
-        kept = drop_files(bundle, {file.name for file in files})
-        for file in files:
-            (folder / file.name).replace(bundle.path / file.name)
-    return add_files(kept, *files), files[0], result
+        return _put_in_place(bundle, folder, files), files[0], result
+
+
+def _put_in_place(bundle: Bundle, folder: Path, files: Sequence[BundleFile]) -> Bundle:
+    """Move built files into the bundle, over older ones of their names.
+
+    The manifest is true at each moment, and lists the older engine or the new one, whenever the process is killed.
+    """
+    names = {file.name for file in files}
+    spares = [dataclasses.replace(file, name=SPARE + file.name) for file in bundle.files if file.name in names]
+    if spares:
+        for spare in spares:
+            _link(bundle.path / spare.name.removeprefix(SPARE), bundle.path / spare.name)
+        bundle = replace_files(bundle, names, spares)
+    for file in files:
+        (folder / file.name).replace(bundle.path / file.name)
+    spare_names = {SPARE + name for name in names}
+    bundle = replace_files(bundle, names | spare_names, files)
+    for name in spare_names:
+        (bundle.path / name).unlink(missing_ok=True)
+    return bundle
+
+
+def _link(path: Path, second: Path) -> None:
+    """Give a file a second name; a copy where the drive has no links."""
+    second.unlink(missing_ok=True)
+    try:
+        second.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, second)
 
 
 @contextlib.contextmanager
@@ -175,9 +202,9 @@ def _module(builder: str, precision: str) -> _BuilderModule:
 def _candidate(bundle: Bundle, builder: str, precision: str, built: Built, folder: Path) -> Bundle:
     """Return the bundle as it would be: a folder of links to the old files, and the new ones."""
     names = {name for name, _ in built.files}
-    for file in bundle.files:
-        if file.name not in names:
-            (folder / file.name).symlink_to((bundle.path / file.name).resolve())
+    kept = tuple(file for file in bundle.files if file.name.removeprefix(SPARE) not in names)
+    for file in kept:
+        (folder / file.name).symlink_to((bundle.path / file.name).resolve())
     build = {
         "builder": builder,
         "backend": BUILDERS[builder].backend,
@@ -191,7 +218,6 @@ def _candidate(bundle: Bundle, builder: str, precision: str, built: Built, folde
         describe_file(folder / name, kind, precision, build if place == 0 else None)
         for place, (name, kind) in enumerate(built.files)
     ]
-    kept = tuple(file for file in bundle.files if file.name not in names)
     return dataclasses.replace(bundle, path=folder, files=(*kept, *new))
 
 

@@ -199,16 +199,21 @@ def add_files(bundle: Bundle, *files: BundleFile) -> Bundle:
     Raises:
         BundleError: The manifest cannot be read or written.
     """
-    return _list_anew(bundle, {file.name for file in files}, files)
+    return replace_files(bundle, {file.name for file in files}, files)
 
 
-def drop_files(bundle: Bundle, names: Set[str]) -> Bundle:
-    """List files of these names no more, if they are listed; in one atomic step.
+def replace_files(bundle: Bundle, names: Set[str], files: Sequence[BundleFile]) -> Bundle:
+    """List files that already lie in the bundle's folder, in place of those of these names; in one atomic step.
 
     Raises:
         BundleError: The manifest cannot be read or written.
     """
-    return _list_anew(bundle, names, ())
+    manifest = _read_manifest(bundle.path / MANIFEST_NAME)
+    entries = [_file_entry(file) for file in files]
+    manifest["files"] = [entry for entry in manifest["files"] if entry["name"] not in names] + entries
+    _rewrite_manifest(bundle.path, manifest)
+    kept = tuple(file for file in bundle.files if file.name not in names)
+    return dataclasses.replace(bundle, files=(*kept, *files))
 
 
 def keep_rankings(bundle: Bundle, rankings: tuple[Mapping[str, Any], ...]) -> Bundle:
@@ -219,15 +224,6 @@ def keep_rankings(bundle: Bundle, rankings: tuple[Mapping[str, Any], ...]) -> Bu
     """
     _rewrite_manifest(bundle.path, {**_read_manifest(bundle.path / MANIFEST_NAME), "rankings": list(rankings)})
     return dataclasses.replace(bundle, rankings=rankings)
-
-
-def _list_anew(bundle: Bundle, names: Set[str], files: tuple[BundleFile, ...]) -> Bundle:
-    manifest = _read_manifest(bundle.path / MANIFEST_NAME)
-    entries = [_file_entry(file) for file in files]
-    manifest["files"] = [entry for entry in manifest["files"] if entry["name"] not in names] + entries
-    _rewrite_manifest(bundle.path, manifest)
-    kept = tuple(file for file in bundle.files if file.name not in names)
-    return dataclasses.replace(bundle, files=kept + files)
 
 
 def _rewrite_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -217,6 +217,8 @@ class Gpu:
 
     def close(self) -> None:
         """Free everything; idempotent, and quiet where the device is lost, for then nothing is left to free."""
+        with contextlib.suppress(CudaError):  # another thread may be on another device
+            self.select()
         self._resources.close()
 
     def _own(self, handle: Any, release: str) -> Any:

@@ -23,6 +23,8 @@ NUM_OUTPUTS = 2
 """Output places, so that one window may run while the one before it is read."""
 NUM_STAGED = 4
 """Frames that may be on their way to the device."""
+MAX_WINDOW_GRAPHS = 64
+"""Frames of a clip at most: a graph for each address of a longer one costs more, in time and memory, than the copy."""
 _NUM_WARM, _NUM_TIMED = 3, 20
 
 _log = logging.getLogger("edge.engines")
@@ -38,6 +40,10 @@ class Program(Protocol):
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Name to shape, float32."""
+
+    @property
+    def has_many_graphs(self) -> bool:
+        """Whether graphs that were captured before stay valid when another address is bound and captured."""
 
     def bind(self, name: str, address: int) -> None:
         """Say where a tensor lies from the next `enqueue` on."""
@@ -81,7 +87,7 @@ class CudaEngine(Engine):
         self._num_pushed = 0
         self._num_submitted = 0
         self._is_chosen = graphs is not None
-        self._graphs = self._capture(graphs or self._possible_graphs()[0])
+        self._graphs = self._capture(graphs or self.possible_graphs()[0])
         self.graph_ms: dict[str, float] = {}
         """What `warmup` measured: median device time of a window with each kind of graphs."""
         self.device_ms = 0.0
@@ -143,24 +149,25 @@ class CudaEngine(Engine):
         super().warmup()
         if self._is_chosen:
             return
-        kinds = {name: self._graphs if name == self.graphs else self._capture(name) for name in self._possible_graphs()}
+        kinds = {name: self._graphs if name == self.graphs else self._capture(name) for name in self.possible_graphs()}
         self.graph_ms = {name: self._measure_ms(graphs) for name, graphs in kinds.items()}
         self._graphs = kinds[min(self.graph_ms, key=lambda name: self.graph_ms[name])]
         self._is_chosen = True
         times = ", ".join(f"{name} {time_ms:.3f} ms" for name, time_ms in self.graph_ms.items())
         _log.info("%s on %s: CUDA graphs %s; using %s", self.spec.name, self.spec.device, times, self.graphs)
 
-    def _possible_graphs(self) -> tuple[str, ...]:
-        """Without aligned windows the network can only read a buffer."""
-        return ("window", "fixed") if self._ring.is_aligned(ALIGNMENT_BYTES) else ("fixed",)
+    def possible_graphs(self) -> tuple[str, ...]:
+        """Return the kinds that can be used: windows that are unaligned or many, or a single graph, need a buffer."""
+        is_suited = self._ring.is_aligned(ALIGNMENT_BYTES) and self._ring.num_frames <= MAX_WINDOW_GRAPHS
+        return ("window", "fixed") if is_suited and self._program.has_many_graphs else ("fixed",)
 
     def _capture(self, kind: str) -> "_Starter":
         made: dict[str, type[_WindowGraphs | _FixedGraph | _NoGraph]]
         made = {"window": _WindowGraphs, "fixed": _FixedGraph, "none": _NoGraph}
-        if kind not in made or (kind == "window" and kind not in self._possible_graphs()):
+        if kind not in made or (kind == "window" and kind not in self.possible_graphs()):
             raise EngineError(
-                f"graphs {kind!r} cannot be used; allowed are {', '.join((*self._possible_graphs(), 'none'))} for "
-                f"frames of {self._ring.frame_bytes} bytes"
+                f"graphs {kind!r} cannot be used; allowed are {', '.join((*self.possible_graphs(), 'none'))} for "
+                f"this network and {self._ring.num_frames} frames of {self._ring.frame_bytes} bytes"
             )
         return made[kind](self._gpu, self._program, self._input, self._ring)
 

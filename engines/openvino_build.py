@@ -4,7 +4,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from engines.build import BuildOptions, Built, Progress
+from engines.build import SPARE, BuildOptions, Built, Progress
 from engines.bundle import Bundle
 from engines.errors import EngineError
 from engines.openvino_engine import (
@@ -79,6 +79,6 @@ def _name(bundle: Bundle, precision: str, device: str) -> str:
     """Return the files' name without its end: that of what is built anew, or one by which no other device's is lost."""
     for file in bundle.files:
         if (file.kind, file.precision, device_of(file)) == (KIND, precision, device):
-            return Path(file.name).stem
+            return Path(file.name).stem.removeprefix(SPARE)
     suffix = "" if device == DEFAULT_DEVICE else f"-{device.lower().replace('.', '-')}"
     return f"model.openvino-{precision}{suffix}"

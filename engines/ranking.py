@@ -62,6 +62,12 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
     here = _circumstances(bundle)
     of_here = [ranking for ranking in bundle.rankings if _hardware(ranking) == here["hardware"]]
     found = [ranking for ranking in of_here if ranking["circumstances"] == here]
+    if not of_here:
+        _log.info(
+            "auto: the order that %s keeps was measured on other machines; measure on this one: edge-build %s --rank",
+            bundle.path,
+            bundle.path,
+        )
     if of_here and not found:
         _log.warning(
             "auto: the order measured on this machine no longer holds (%s); measure anew: edge-build %s --rank",

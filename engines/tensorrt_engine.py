@@ -36,15 +36,15 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> CudaEngi
     device, precision = f"cuda:{info.index}", file.precision or "fp16"
     spec = EngineSpec(bundle.name, file.sha256, "tensorrt", precision, device, bundle.clip_tchw, bundle.classes)
     with cuda.running(bundle.path / file.name, info.index) as gpu:
-        return CudaEngine(spec, gpu, _load(bundle, file))
+        return CudaEngine(spec, gpu, _load(bundle, file, gpu))
 
 
-def _load(bundle: Bundle, file: BundleFile) -> "Plan":
+def _load(bundle: Bundle, file: BundleFile, gpu: cuda.Gpu) -> "Plan":
     from engines.tensorrt_plan import Plan
 
     is_compatible = ((file.build or {}).get("options") or {}).get("version_compatible") is True
     try:
-        return Plan(bundle.path / file.name, is_version_compatible=is_compatible)
+        return Plan(bundle.path / file.name, gpu, is_version_compatible=is_compatible)
     except EngineError as exc:
         raise EngineError(
             f"{exc}; if the GPU's memory is full, end what else runs on it; else {rebuild_command(bundle, file)}"

@@ -43,7 +43,8 @@ def create(bundle: Bundle, options: EngineOptions) -> CudaEngine:
     outputs = {name: (1, *array.shape[1:]) for name, array in _reference_outputs(bundle).items()}
     spec = EngineSpec(bundle.name, file.sha256, "torch", precision, device, bundle.clip_tchw, bundle.classes)
     with cuda.running(bundle.path / file.name, info.index) as gpu:
-        return CudaEngine(spec, gpu, TorchProgram(torch, network, device, (1, *bundle.clip_tchw), outputs))
+        shape = (1, *bundle.clip_tchw)
+        return CudaEngine(spec, gpu, TorchProgram(torch, network, device, shape, outputs, is_compiled=compiled))
 
 
 class TorchProgram:
@@ -56,9 +57,13 @@ class TorchProgram:
         device: str,
         input_shape: tuple[int, ...],
         outputs: dict[str, tuple[int, ...]],
+        *,
+        is_compiled: bool = False,
     ) -> None:
         self.inputs = {"clip": input_shape}
         self.outputs = outputs
+        # torch-tensorrt has one context of TensorRT, which a graph leaves no further use of (`engines.tensorrt_plan`)
+        self.has_many_graphs = not is_compiled
         self._torch = torch
         self._network = network
         self._device = device

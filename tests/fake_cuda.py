@@ -174,6 +174,10 @@ class FakeCuda:
 
     # graphs
 
+    @property
+    def is_capturing(self) -> bool:
+        return self._captured is not None
+
     def cudaStreamBeginCapture(self, stream: Any, mode: Any) -> Any:  # noqa: N802
         self._captured = []
         return (Error.cudaSuccess,)

@@ -287,6 +287,19 @@ def test_gpu_names_are_those_that_the_driver_tells(gpus: Path) -> None:
     assert host.gpu_names() == ["NVIDIA A2"]
 
 
+def test_ranking_of_other_machines_alone_is_said_to_be_of_no_use_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edge.engines")
+    assert ranked_here(load_bundle(folder)) == ()
+    assert caplog.text == ""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(host, "describe", lambda: {"processor": "abacus"})
+        keep_ranking(load_bundle(folder), RANKED)
+    assert ranked_here(load_bundle(folder)) == ()
+    assert f"measured on other machines; measure on this one: edge-build {folder} --rank" in caplog.text
+
+
 def test_ranking_of_another_machine_is_kept_and_of_this_one_replaced(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
+import itertools
 import json
 import os
 import resource
@@ -10,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,30 +122,53 @@ def test_build_again_replaces_the_files_and_keeps_all_else(folder: Path) -> None
     assert not list(folder.glob(".build-*"))
 
 
-def _build_until(monkeypatch: pytest.MonkeyPatch, folder: Path, step: str) -> None:
-    """Build up to a step, and end there as a process that is killed: nothing after it is done."""
+def _build_until(monkeypatch: pytest.MonkeyPatch, folder: Path, num_steps: int) -> None:
+    """Build, and end as a process that is killed after so many steps of putting files in place."""
+    steps = itertools.count()
 
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any) -> Any:
+            if next(steps) >= num_steps:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        return do
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, step, die)
+        for name in ("hardlink_to", "replace"):
+            patch.setattr(Path, name, counted(getattr(Path, name)))
         with pytest.raises(KeyboardInterrupt):
             _build(folder, "fp32")
 
 
-@pytest.mark.parametrize("step", ["drop_files", "add_files"])
-def test_build_killed_between_two_steps_leaves_a_whole_bundle(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+@pytest.mark.parametrize("num_steps", range(6))
+def test_build_killed_between_two_steps_leaves_a_whole_bundle_with_an_engine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int
 ) -> None:
     _build(folder, "fp32")
+    names = sorted(path.name for path in folder.iterdir())
     weights = folder / "model.openvino-fp32.bin"
     weights.write_bytes(b"of an older build")  # so that what is moved there has another hash
-    add_files(load_bundle_unchecked(folder), describe_file(weights, "openvino-weights", "fp32"))
-    _build_until(monkeypatch, folder, step)
-    assert load_bundle(folder).has("openvino", "fp32") == (step == "drop_files")
+    older = add_files(load_bundle_unchecked(folder), describe_file(weights, "openvino-weights", "fp32"))
+    _build_until(monkeypatch, folder, num_steps)
+    left = load_bundle(folder)
+    assert sorted(file.sha256 for file in left.files) == sorted(file.sha256 for file in older.files)
     _build(folder, "fp32")
     load_engine(load_bundle(folder), "openvino").close()
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert {file.name for file in load_bundle(folder).files} < set(names)
+
+
+def test_build_on_a_drive_without_links_replaces_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    _build(folder, "fp32")
+    names = sorted(path.name for path in folder.iterdir())
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    _build(folder, "fp32")
+    load_engine(load_bundle(folder), "openvino").close()
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def load_bundle_unchecked(folder: Path) -> Bundle:
@@ -183,7 +208,7 @@ def test_command_that_is_terminated_leaves_the_bundle_as_it_was_and_says_so(fold
     ("option", "within", "said"),
     [
         ("--rank", "tools.rank.measure_engines", "the timing was stopped; {} keeps no new order"),
-        ("--check", "tools.parity_table.measure_parity", "the check was stopped; nothing is known of {}"),
+        ("--check", "tools.engine_check.running", "the check was stopped; nothing is known of {}"),
     ],
 )
 def test_rank_or_check_that_is_terminated_tells_so_and_does_not_pass(
@@ -223,7 +248,7 @@ raise SystemExit(tools.build.main())
     ("held", "said"),
     [
         ("new", "the build was stopped after model.openvino-fp32.xml was added to {}"),
-        ("any", "the build was stopped; {} has no new engine, and its older model.openvino-fp32.xml is gone: build it"),
+        ("any", "the build was stopped; {} has no new engine"),
         ("order", "the timing was stopped after the new order was kept in {}"),
     ],
 )
@@ -239,7 +264,7 @@ def test_command_stopped_after_it_has_written_the_manifest_says_what_is_there(
     *_, last = done.stderr.splitlines()
     assert last.startswith(f"error: {said.format(folder)}")
     bundle = load_bundle(folder)
-    assert (bundle.has("openvino"), bool(bundle.rankings)) == (held == "new", held == "order")
+    assert (bundle.has("openvino"), bool(bundle.rankings)) == (held != "order", held == "order")
 
 
 def test_rank_beside_a_build_on_the_same_bundle_is_refused(folder: Path) -> None:

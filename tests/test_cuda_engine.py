@@ -29,6 +29,8 @@ UNALIGNED_TCHW = (NUM_FRAMES, 1, 6, 10)
 class MeanProgram:
     """A network whose outputs tell which frames it saw, and in which order: block means, and a weighted mean."""
 
+    has_many_graphs = True
+
     def __init__(self, fake, clip_tchw=CLIP_TCHW, num_classes=2):
         self.inputs = {"clip": (1, *clip_tchw)}
         self.outputs = {"probabilities": (1, num_classes), "heatmap": (1, clip_tchw[0], 2, 2)}
@@ -228,9 +230,26 @@ def test_windows_that_are_not_aligned_go_through_the_buffer(fake):
     clip = random_frames(NUM_FRAMES, UNALIGNED_TCHW)
     assert_output(engine.run_clip(clip), clip)
     with pytest.raises(
-        EngineError, match="graphs 'window' cannot be used; allowed are fixed, none for frames of 240 bytes"
+        EngineError,
+        match="graphs 'window' cannot be used; allowed are fixed, none for this network and 5 frames of 240",
     ):
         make_engine(fake, "window", UNALIGNED_TCHW)
+
+
+def test_network_with_one_graph_alone_goes_through_the_buffer(fake):
+    program = MeanProgram(fake)
+    program.has_many_graphs = False
+    engine = CudaEngine(make_spec(), Gpu(0), program)
+    engine.warmup()
+    assert (engine.graphs, [*engine.graph_ms], program.num_enqueued) == ("fixed", ["fixed"], 2)
+    clip = random_frames(NUM_FRAMES)
+    assert_output(engine.run_clip(clip), clip)
+
+
+@pytest.mark.parametrize(("num_frames", "kinds"), [(64, ("window", "fixed")), (65, ("fixed",))])
+def test_very_long_clips_go_through_the_buffer(fake, num_frames, kinds):
+    shape = (num_frames, *CLIP_TCHW[1:])
+    assert make_engine(fake, "fixed", shape).possible_graphs() == kinds
 
 
 def test_close_gives_everything_back_and_twice_is_fine(fake):
@@ -241,6 +260,17 @@ def test_close_gives_everything_back_and_twice_is_fine(fake):
     engine.close()
     engine.close()
     assert (fake.num_allocations, fake.open_handles) == (0, set())
+
+
+def test_close_by_a_thread_on_another_device_frees_what_lies_on_its_own(fake, monkeypatch):
+    fake.num_devices = 2
+    free, selected = fake.cudaFree, []
+    monkeypatch.setattr(fake, "cudaFree", lambda address: selected.append(fake.device) or free(address))
+    gpu = Gpu(1)
+    gpu.allocate(8)
+    fake.cudaSetDevice(0)  # as each new thread has it
+    gpu.close()
+    assert selected == [1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Engines whose libraries end the process, or raise what they should not, while they are timed: the others go on."""
+"""Engines whose libraries end the process or raise what they should not, as they are timed or checked: others go on."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from daemon import DEADLINE_S, run_command
 
 from edge.errors import EdgeError
 from engines import PreprocessSpec, load_bundle
+from engines.bundle import add_files, describe_file, read_manifest
 from engines.errors import EngineError
 from tools.bench.peaks import peak_meter
 from tools.children import running
@@ -22,7 +24,7 @@ LIBRARIES = {"onnxruntime": ("InferenceSession", "run", 10), "openvino": ("Infer
 
 DYING = """
 import itertools, os, signal, sys
-if "tools.bench.engine" in sys.orig_argv and {library!r} in sys.orig_argv:
+if {{"tools.bench.engine", "tools.engine_check"}} & {{*sys.orig_argv}} and {library!r} in sys.orig_argv:
     import {library} as library
     run, runs = library.{owner}.{method}, itertools.count()
     def run_or_die(*arguments, **options):
@@ -42,12 +44,15 @@ def folder(tmp_path: Path) -> Path:
     return write_trivial_bundle(tmp_path / "bundle", num_frames=4, preprocess=spec)
 
 
-def _let_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, *libraries: str) -> None:
-    """Let the libraries end every engine's process in mid-run."""
+def _let_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, *libraries: str, num_runs: int | None = None
+) -> None:
+    """Let the libraries end every engine's process in mid-run, or after so many runs."""
     parts = []
     for library in libraries:
-        owner, method, num_runs = LIBRARIES[library]
-        parts.append(DYING.format(library=library, owner=owner, method=method, num_runs=num_runs, end=end))
+        owner, method, num_mid_run = LIBRARIES[library]
+        limit = num_mid_run if num_runs is None else num_runs
+        parts.append(DYING.format(library=library, owner=owner, method=method, num_runs=limit, end=end))
     (tmp_path / "sitecustomize.py").write_text("".join(parts))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""))
     monkeypatch.setattr("tools.rank._SECONDS", 0.2)
@@ -109,6 +114,37 @@ def test_rank_leaves_out_an_engine_that_dies_in_mid_run_and_keeps_the_order_of_t
     assert "warning: onnxruntime CPU fp32 is left out: SIGABRT ended" in capsys.readouterr().err
     (ranking,) = load_bundle(folder).rankings
     assert [engine["backend"] for engine in ranking["engines"]] == ["openvino"]
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (END_BY.format("SIGSEGV"), "SIGSEGV ended tools.engine_check; the last it wrote: out of tensors"),
+        pytest.param("os._exit(0)", "tools.engine_check ended without an answer", marks=pytest.mark.slow),
+    ],
+    ids=["segfault", "quiet end"],
+)
+def test_check_refuses_an_engine_that_dies_and_checks_the_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, said: str
+) -> None:
+    _let_die(tmp_path, monkeypatch, end, "onnxruntime", num_runs=1)
+    done = run_command(str(folder), "--check", module="tools.build")
+    lines = [line.split("\u2502") for line in done.stdout.splitlines() if line.startswith("\u2502")]
+    verdicts = {line[1].strip(): line[-2].strip() for line in lines}
+    assert (verdicts["openvino"], verdicts["onnxruntime"]) == ("passed", "refused")
+    assert f"error: onnxruntime fp32: {said}" in done.stderr.splitlines()
+    assert done.returncode == 4
+
+
+def test_check_tells_once_what_its_engines_warn_of(folder: Path) -> None:
+    reference = dict(np.load(folder / "reference.npz"))
+    np.savez(folder / "reference.npz", **{name: np.repeat(array[:1], 2, 0) for name, array in reference.items()})
+    add_files(read_manifest(folder), describe_file(folder / "reference.npz", "reference", None))
+    done = run_command(str(folder), "--check", module="tools.build")
+    assert done.returncode == 0
+    warned = [line for line in done.stderr.splitlines() if "holds no two different clips" in line]
+    (line,) = warned
+    assert line.startswith(f"warning: {folder / 'reference.npz'} holds no two different clips, which proves little")
 
 
 def test_rank_where_every_engine_dies_is_an_error_and_keeps_no_order(

@@ -89,6 +89,17 @@ def test_parity_on_empty_heatmaps_alone_is_said_to_prove_little(
     assert "reference.npz holds no heatmap but empty ones, which proves little of an engine" in caplog.text
 
 
+def test_parity_on_clips_with_the_same_outputs_is_said_to_prove_little(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network that says the same of everything passes: two clips that differ by next to nothing cannot tell."""
+    engine = _Says(bundle, bundle.reference().probabilities[0])
+    outputs = {"probabilities": np.repeat(bundle.reference().probabilities[:1], 2, 0), "heatmaps": engine.heatmaps(2)}
+    outputs["heatmaps"][1] *= 1 + 0.9e-3
+    assert check_parity(engine, _Reworked(bundle, **outputs)).num_clips == 2  # type: ignore[arg-type]
+    assert "holds no two clips whose outputs differ by more than what is allowed, which proves little" in caplog.text
+
+
 def test_parity_proves_windows_that_start_elsewhere_in_the_ring(bundle: Bundle) -> None:
     """After a reset the window starts at the first slot; live, at each of the T in turn."""
     wrong = create(bundle)

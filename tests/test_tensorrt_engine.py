@@ -11,12 +11,15 @@ import sys
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
+from fake_plan import FakeRuntime
 from hardware import missing
 from small_bundle import NUM_FRAMES, random_clips, small_bundle
+from test_cuda_engine import CLIP_TCHW, MeanProgram, assert_output, make_spec, random_frames
 
 from engines import cuda, tensorrt_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import add_files, describe_file, load_bundle
+from engines.cuda_engine import GRAPHS, CudaEngine
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
@@ -128,6 +131,32 @@ def test_code_within_a_plan_is_run_only_where_it_was_built_with_some(stand_in, f
     with pytest.raises(EngineError, match="TensorRT cannot load"):
         tensorrt_engine.create(bundle)
     assert [runtime.engine_host_code_allowed for runtime in runtimes] == [options.get("version_compatible", False)]
+
+
+def test_every_graph_of_a_plan_has_a_context_that_nothing_changes_afterwards(stand_in, fake, tmp_path, monkeypatch):
+    """TensorRT leaves open what a graph does whose context was changed; all of them share one scratch memory."""
+    runtime = FakeRuntime(stand_in, fake, lambda: MeanProgram(fake))
+    monkeypatch.setattr(stand_in, "Runtime", lambda logger: runtime)
+    from engines.tensorrt_plan import Plan
+
+    (tmp_path / "x.plan").write_bytes(b"a plan")
+    gpu = cuda.Gpu(0)
+    engine = CudaEngine(make_spec(), gpu, Plan(tmp_path / "x.plan", gpu))
+    engine.warmup()
+    num_frames, frames = CLIP_TCHW[0], random_frames(4 * CLIP_TCHW[0])
+    for graphs in GRAPHS:
+        engine.use_graphs(graphs)
+        engine.reset()
+        for index, frame in enumerate(frames):
+            engine.push(frame)
+            if index >= num_frames - 1:
+                assert_output(engine.infer(), frames[index - num_frames + 1 : index + 1])
+    contexts = runtime.engine.contexts
+    assert {context.num_captured for context in contexts} == {0, 1}
+    assert sum(context.num_captured for context in contexts) == 2 * (num_frames + 1), "each kind of graphs twice"
+    assert len({context.scratch for context in contexts}) == 1
+    engine.close()
+    assert (fake.num_allocations, fake.open_handles) == (0, set())
 
 
 def test_device_that_is_not_there_is_refused(stand_in, fake, bundle_with):

@@ -20,6 +20,7 @@ from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
 from tools.bench.cli import _choices
+from tools.engine_check import check_here
 from tools.parity_table import check_all
 from trainer.export import WithHeatmap
 from trainer.models.video3d import R2Plus1D, ResNet3D
@@ -168,7 +169,7 @@ def test_compiled_program_runs_on_the_device_that_it_was_built_for(compiled, fak
 
 def test_check_and_bench_on_a_gpu_take_the_precisions_that_it_has(bundle, fake):
     fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
-    checks = list(check_all(bundle, "torch", "cuda"))
+    checks = list(check_all(bundle, "torch", "cuda", check_here))
     assert [(check.precision, check.is_refused) for check in checks] == [("fp16", True), ("bf16", True)]
     options = argparse.Namespace(backend=["torch"], precision=None, device="cuda", throughput=False, tune=None)
     assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == [
@@ -179,7 +180,7 @@ def test_check_and_bench_on_a_gpu_take_the_precisions_that_it_has(bundle, fake):
 
 def test_check_of_what_this_machine_lacks_refuses_nothing_that_was_not_named(compiled, fake):
     fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
-    checks = {(check.backend, check.precision): check for check in check_all(compiled, None, None)}
+    checks = {(check.backend, check.precision): check for check in check_all(compiled, None, None, check_here)}
     assert not checks["torch", "fp16"].is_refused
     assert "there is no NVIDIA driver" in checks["torch", "fp16"].trouble
     assert checks["torch", "fp32"].result.is_within
@@ -189,6 +190,13 @@ def test_check_of_what_this_machine_lacks_refuses_nothing_that_was_not_named(com
 def test_torch_without_cuda_is_refused_with_the_cure(bundle, fake):
     with pytest.raises(BackendError, match=r"torch .* cannot use CUDA: install a build that fits the driver"):
         load_engine(bundle, "torch", "cuda:0")
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_program_of_torch_tensorrt_has_one_graph_as_it_has_one_context(monkeypatch, is_compiled):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    program = torch_cuda.TorchProgram(torch, lambda clip: clip, "cpu", (1,), {}, is_compiled=is_compiled)
+    assert program.has_many_graphs == (not is_compiled)
 
 
 def test_missing_torch_tensorrt_is_refused_with_the_pair(monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edge.commandline import Parser, ignore_signals, run_command
+from edge.commandline import Parser, ignore_signals, log_warnings, run_command
 from edge.errors import ConfigError, EngineError
 from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
@@ -33,6 +33,7 @@ _BESIDE = {"rank": (), "check": ("backend", "device")}
 
 def main() -> int:
     """Run the command."""
+    log_warnings()
     signal.signal(signal.SIGTERM, _interrupt)  # so that nothing half built is left in the bundle
     exit_code = run_command(_run)
     ignore_signals()
@@ -75,12 +76,11 @@ def _stopped_timing(bundle: Bundle) -> str:
 
 def _stopped_build(bundle: Bundle) -> str:
     """Say what a build left, by the manifest: the signal may have come after it was written."""
+    builds = [file.build for file in bundle.files]
     now = read_manifest(bundle.path).files
-    if new := [file.name for file in now if file not in bundle.files and file.build]:
+    if new := [file.name for file in now if file.build and file.build not in builds]:
         return f"the build was stopped after {', '.join(new)} was added to {bundle.path}"
-    gone = [file.name for file in bundle.files if file not in now and file.build]
-    lost = f", and its older {', '.join(gone)} is gone: build it again" if gone else ""
-    return f"the build was stopped; {bundle.path} has no new engine{lost}"
+    return f"the build was stopped; {bundle.path} has no new engine"
 
 
 def _parse() -> argparse.Namespace:

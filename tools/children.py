@@ -49,6 +49,10 @@ class Child:
             raise self._failure(code)
         return out
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a process that has ended warned of."""
+        return tuple(line.partition("warning: ")[2] for line in self._said() if line.startswith("warning: "))
+
     def ask(self, question: str | None, timeout_s: float) -> dict[str, Any]:
         """Write a line to its stdin, where there is one to write, and return the JSON line that it answers.
 
@@ -94,10 +98,14 @@ class Child:
                 stream.close()
         self._stderr.close()
 
+    def _said(self) -> list[str]:
+        """Return what it wrote to stderr, by lines; not before it has ended, for it writes where we read."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace").splitlines()
+
     def _failure(self, code: int) -> EdgeError:
         """Return why it ended, in one line: its own error, our limit, the signal, or the last that it wrote."""
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").splitlines()
+        lines = self._said()
         told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
         error = EdgeError(told[-1] if told else self._killed_for or _end_in_words(self._module, code, _last_of(lines)))
         error.exit_code = code if code > 0 else 1

@@ -16,7 +16,7 @@ from rich.table import Table
 from edge.commandline import Parser, run_command
 from edge.errors import ConfigError
 from engines import Engine, load_bundle, load_engine
-from engines.cuda_engine import GRAPHS, CudaEngine
+from engines.cuda_engine import CudaEngine
 from tools.measures import percentiles
 
 Result = dict[str, Any]
@@ -69,7 +69,9 @@ def _run() -> int:
         raise ConfigError(f"--windows is {options.windows}; it must be 1 or more")
     bundle = load_bundle(options.bundle)
     with contextlib.closing(load_engine(bundle, options.backend, options.device, options.precision)) as engine:
-        results = measure(_on_gpu(engine), bundle.reference().clips[0], GRAPHS, options.windows)
+        on_gpu = _on_gpu(engine)
+        kinds = (*on_gpu.possible_graphs(), "none")
+        results = measure(on_gpu, bundle.reference().clips[0], kinds, options.windows)
         name = f"{bundle.name}, {engine.spec.backend} {engine.spec.precision} on {engine.spec.device}"
     _print(name, results)
     return 0

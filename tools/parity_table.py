@@ -1,33 +1,18 @@
 """The parity gate alone: every engine that a bundle has, in one table."""
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 
 from edge.commandline import print_line
-from edge.errors import EdgeError, EngineError
+from edge.errors import EngineError
 from engines import Bundle
-from engines.engine import EngineOptions
-from engines.errors import BackendError
-from engines.load import BACKENDS, backend_module, devices_of, load_unproven
-from engines.parity import ParityResult, measure_parity
+from engines.load import BACKENDS, backend_module, devices_of
+from engines.parity import ParityResult
+from tools.engine_check import Check, check_apart
 
 _DIFFERENCES = ("probability", "allowed", "heatmap", "allowed")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Check:
-    """One engine's differences, or why there are none."""
-
-    backend: str
-    precision: str
-    device: str
-    result: ParityResult | None
-    trouble: str
-    is_refused: bool
-    """False where it passed, and where this machine merely lacks what the backend needs."""
 
 
 def print_checks(bundle: Bundle, backend: str | None, device: str | None) -> int:
@@ -38,6 +23,8 @@ def print_checks(bundle: Bundle, backend: str | None, device: str | None) -> int
     """
     checks = list(check_all(bundle, backend, device))
     _print(bundle, checks)
+    for warning in dict.fromkeys(warning for check in checks for warning in check.warnings):
+        print_line("warning", warning)
     for check in checks:
         if check.trouble:
             print_line(
@@ -49,7 +36,9 @@ def print_checks(bundle: Bundle, backend: str | None, device: str | None) -> int
     return 0
 
 
-def check_all(bundle: Bundle, backend: str | None, device: str | None) -> Iterator[Check]:
+def check_all(
+    bundle: Bundle, backend: str | None, device: str | None, check: Callable[..., Check] = check_apart
+) -> Iterator[Check]:
     """Run the reference clips on every engine; one that was named must run, others are left out with their reason."""
     for name in [backend] if backend else BACKENDS:
         module = backend_module(name)
@@ -58,23 +47,7 @@ def check_all(bundle: Bundle, backend: str | None, device: str | None) -> Iterat
             continue
         for precision in module.precisions(bundle, device):
             for one in [device] if device else devices_of(bundle, name, precision):
-                yield _check(bundle, name, precision, one, is_named=backend is not None)
-
-
-def _check(bundle: Bundle, backend: str, precision: str, device: str | None, *, is_named: bool) -> Check:
-    try:
-        engine = load_unproven(bundle, backend, EngineOptions(device=device, precision=precision))
-    except EdgeError as exc:
-        is_refused = is_named or not isinstance(exc, BackendError)
-        return Check(backend, precision, device or "", None, str(exc), is_refused=is_refused)
-    try:
-        result = measure_parity(engine, bundle)
-    except EdgeError as exc:
-        return Check(backend, precision, engine.spec.device, None, str(exc), is_refused=True)
-    finally:
-        engine.close()
-    trouble = "" if result.is_within else f"refused: {result.describe()}"
-    return Check(backend, precision, engine.spec.device, result, trouble, is_refused=not result.is_within)
+                yield check(bundle, name, precision, one, is_named=backend is not None)
 
 
 def _print(bundle: Bundle, checks: list[Check]) -> None:

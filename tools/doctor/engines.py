@@ -131,7 +131,7 @@ def check_nvidia(probes: Probes) -> Iterator[Finding]:
             yield Finding(f"cuda:{gpu['index']}", Verdict.OK, told, "", gpu)
         yield _judge_tensorrt(probes)
     elif answer["needs"] == "bindings":
-        mend = pip_install_extra("tensorrt", ["cuda-bindings>=12.9"])
+        mend = pip_install_extra("tensorrt", ["cuda-bindings>=12.9.1"])
         yield Finding("NVIDIA GPU", Verdict.WARNING, f"the driver is there; {answer['trouble']}", mend, answer)
     elif _has_gpu(_NVIDIA):
         mend = as_root("apt-get install nvidia-driver   # section non-free; then restart. In a container: --gpus all")
@@ -143,7 +143,7 @@ def check_nvidia(probes: Probes) -> Iterator[Finding]:
 
 
 def _judge_tensorrt(probes: Probes) -> Finding:
-    mend = pip_install_extra("tensorrt", ["cuda-bindings>=12.9", "tensorrt>=11.0,<11.1"])
+    mend = pip_install_extra("tensorrt", ["cuda-bindings>=12.9.1", "tensorrt>=11.0,<11.1"])
     if importlib.util.find_spec("tensorrt") is None:
         return Finding("TensorRT", Verdict.WARNING, "it is not installed: the GPU stays idle, but for torch", mend)
     try:
