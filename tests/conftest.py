@@ -15,9 +15,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_configure() -> None:
-    """Let SIGINT be heard: a shell that starts tests in the background has it ignored, and so would our programs."""
+    """Let signals be heard that a shell's background or nohup have ignored: our programs would ignore them, too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # whoever is started from here has the default again
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

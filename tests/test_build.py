@@ -141,7 +141,9 @@ def _build_until(monkeypatch: pytest.MonkeyPatch, folder: Path, num_steps: int) 
             _build(folder, "fp32")
 
 
-@pytest.mark.parametrize("num_steps", range(6))
+@pytest.mark.parametrize(
+    "num_steps", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 4)), 3, 5]
+)
 def test_build_killed_between_two_steps_leaves_a_whole_bundle_with_an_engine(
     folder: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int
 ) -> None:
@@ -243,7 +245,7 @@ raise SystemExit(tools.build.main())
 """Runs edge-build and ends it by a signal as soon as the manifest is written, and holds what is named."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("held", "said"),
     [

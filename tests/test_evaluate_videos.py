@@ -161,7 +161,7 @@ def test_evaluate_run_agrees_with_its_bundle_and_leaves_out_what_it_has_seen(
     assert (tmp_path / "training.csv").read_bytes() == (run.path / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export"])
+@pytest.mark.parametrize("command", ["evaluate", pytest.param("export", marks=pytest.mark.slow)])
 def test_unfinished_training_is_told_by_whoever_uses_its_weights(
     run: Run, phantoms: Path, cache: Path, tmp_path: Path, command: str
 ) -> None:

@@ -63,6 +63,7 @@ def assert_same_training(run: Path, whole: Path) -> None:
     assert figures(run) == figures(whole)
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_to_the_same_weights(
     phantom_manifest: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_check_and_bench_on_a_gpu_take_the_precisions_that_it_has(bundle, fake):
     ]
 
 
+@pytest.mark.slow
 def test_check_of_what_this_machine_lacks_refuses_nothing_that_was_not_named(compiled, fake):
     fake.failures["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
     checks = {(check.backend, check.precision): check for check in check_all(compiled, None, None, check_here)}
