@@ -126,7 +126,8 @@ class LineHandler(logging.Handler):
             log_line(_one_line(record.getMessage()))
 
 
-def log_warnings() -> None:
-    """Print what the project's own loggers warn of as lines of their own."""
+def log_lines(level: int = logging.WARNING) -> None:
+    """Print what the project's own loggers tell from this level on as lines of their own."""
     log = logging.getLogger("edge")
     log.handlers, log.propagate = [LineHandler()], False
+    log.setLevel(level)

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edge.commandline import Parser, ignore_signals, log_warnings, run_command
+from edge.commandline import Parser, ignore_signals, log_lines, run_command
 from edge.errors import ConfigError, EngineError
 from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
@@ -33,7 +33,7 @@ _BESIDE = {"rank": (), "check": ("backend", "device")}
 
 def main() -> int:
     """Run the command."""
-    log_warnings()
+    log_lines()
     signal.signal(signal.SIGTERM, _interrupt)  # so that nothing half built is left in the bundle
     exit_code = run_command(_run)
     ignore_signals()

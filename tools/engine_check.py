@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from edge.commandline import Parser, log_warnings, run_command
+from edge.commandline import Parser, log_lines, run_command
 from edge.errors import EdgeError, EngineError
 from engines import Bundle, load_bundle
 from engines.engine import EngineOptions
@@ -77,7 +77,7 @@ def check_here(bundle: Bundle, backend: str, precision: str, device: str | None,
 
 def main() -> int:
     """Run the child's side: one JSON line."""
-    log_warnings()
+    log_lines()
     return run_command(_run)
 
 

@@ -10,7 +10,7 @@ import ssl
 from pathlib import Path
 
 from edge.client import DEFAULT_ADDRESS
-from edge.commandline import LineHandler, Parser, ignore_signals, run_command
+from edge.commandline import Parser, ignore_signals, log_lines, run_command
 from edge.curve import check_form
 from edge.display.security import is_loopback, read_token
 from edge.display.server import make_app, serve
@@ -95,9 +95,7 @@ def _parse() -> Options:
 
 
 def _run(options: Options) -> int:
-    log = logging.getLogger("edge")
-    log.handlers, log.propagate = [LineHandler()], False
-    log.setLevel(logging.INFO)
+    log_lines(logging.INFO)
     token = read_token(options.token_file) if options.token_file else None
     asyncio.run(_serve(options, token, _tls(options)))
     return 0

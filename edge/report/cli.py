@@ -7,7 +7,7 @@ import re
 import ssl
 from pathlib import Path
 
-from edge.commandline import NOTICE, LineHandler, Parser, run_command
+from edge.commandline import NOTICE, Parser, log_lines, run_command
 from edge.errors import ConfigError, SourceError
 from edge.report.address import parse_pacs
 
@@ -64,9 +64,7 @@ def _parse() -> Options:
 
 
 def _run(options: Options) -> int:
-    log = logging.getLogger("edge")
-    log.handlers, log.propagate = [LineHandler()], False
-    log.setLevel(logging.INFO)
+    log_lines(logging.INFO)
     # imported only now: --help and a wrong option need none of it
     from edge.report.build import DICOM_FOLDER, has_report
     from edge.report.pacs import send
