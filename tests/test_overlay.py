@@ -22,7 +22,7 @@ from edge.backlog import Backlog
 from edge.messages import Arrival, FrameMessage
 from edge.prediction import State
 
-DEADLINE_S = DEADLINE_MS / 1e3
+DEADLINE_S = 60.0
 STRIP_PX = 84
 SIDE_PX = ROI[2] + 40  # of the publisher's pictures
 SCALE = 480 / SIDE_PX  # pictures are enlarged to this width
