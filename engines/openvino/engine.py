@@ -13,7 +13,7 @@ from engines import host
 from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, BundleError, EngineError
-from engines.openvino_stem import fold_constants, split
+from engines.openvino.stem import fold_constants, split
 from engines.parity import cure
 from engines.ring import Float32Array, MirroredRing
 

@@ -9,10 +9,10 @@ from engines.cuda_engine import CudaEngine
 from engines.engine import EngineOptions, EngineSpec
 from engines.errors import BackendError, EngineError
 from engines.parity import rebuild_command
-from engines.plan_check import PlanHost, require_fit
+from engines.tensorrt.plan_check import PlanHost, require_fit
 
 if TYPE_CHECKING:
-    from engines.tensorrt_plan import Plan
+    from engines.tensorrt.plan import Plan
 
 KIND = "tensorrt"
 INSTALL = "pip install tensorrt"
@@ -40,7 +40,7 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> CudaEngi
 
 
 def _load(bundle: Bundle, file: BundleFile, gpu: cuda.Gpu) -> "Plan":
-    from engines.tensorrt_plan import Plan
+    from engines.tensorrt.plan import Plan
 
     is_compatible = ((file.build or {}).get("options") or {}).get("version_compatible") is True
     try:

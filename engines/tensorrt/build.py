@@ -13,10 +13,10 @@ from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle
 from engines.cuda import describe_gpu, device_index, select
 from engines.errors import EngineError
-from engines.plan_check import PlanHost
-from engines.plan_options import PlanOptions
-from engines.tensorrt_plan import Plan
-from engines.tensorrt_words import WORDS, Monitor
+from engines.tensorrt.plan import Plan
+from engines.tensorrt.plan_check import PlanHost
+from engines.tensorrt.plan_options import PlanOptions
+from engines.tensorrt.words import WORDS, Monitor
 
 PRECISIONS = ("fp16",)
 KIND = "tensorrt"

@@ -12,8 +12,8 @@ from engines.bundle import Bundle, BundleFile
 from engines.cuda_engine import CudaEngine
 from engines.engine import EngineOptions, EngineSpec
 from engines.errors import BackendError, BundleError, EngineError
-from engines.plan_check import PlanHost, require_fit
-from engines.torch_engine import COMPILED_KIND
+from engines.tensorrt.plan_check import PlanHost, require_fit
+from engines.torch.engine import COMPILED_KIND
 
 PRECISIONS = ("fp16", "bf16")
 INSTALL_TENSORRT = "pip install torch-tensorrt==2.13.0"
@@ -62,7 +62,7 @@ class TorchProgram:
     ) -> None:
         self.inputs = {"clip": input_shape}
         self.outputs = outputs
-        # torch-tensorrt has one context of TensorRT, which a graph leaves no further use of (`engines.tensorrt_plan`)
+        # torch-tensorrt has one context of TensorRT, which a graph leaves no further use of (`engines.tensorrt.plan`)
         self.has_many_graphs = not is_compiled
         self._torch = torch
         self._network = network

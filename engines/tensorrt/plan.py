@@ -8,8 +8,8 @@ import tensorrt as trt
 
 from engines.cuda import Gpu
 from engines.errors import EngineError
-from engines.plan_options import LayerCounts
-from engines.tensorrt_words import WORDS
+from engines.tensorrt.plan_options import LayerCounts
+from engines.tensorrt.words import WORDS
 
 
 class Plan:

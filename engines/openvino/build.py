@@ -7,7 +7,7 @@ from typing import Any
 from engines.build import SPARE, BuildOptions, Built, Progress
 from engines.bundle import Bundle
 from engines.errors import EngineError
-from engines.openvino_engine import (
+from engines.openvino.engine import (
     DEFAULT_DEVICE,
     KIND,
     check_device,
@@ -18,8 +18,8 @@ from engines.openvino_engine import (
     latency_properties,
     shared_core,
 )
-from engines.openvino_int8 import quantize
-from engines.openvino_stem import measure_gain
+from engines.openvino.int8 import quantize
+from engines.openvino.stem import measure_gain
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 

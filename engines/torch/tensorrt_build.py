@@ -15,10 +15,10 @@ from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle
 from engines.cuda import describe_gpu, device_index
 from engines.errors import EngineError
-from engines.plan_check import PlanHost
-from engines.plan_options import LayerCounts, PlanOptions
-from engines.torch_cuda import import_torch, import_torch_tensorrt, lower
-from engines.torch_engine import COMPILED_KIND
+from engines.tensorrt.plan_check import PlanHost
+from engines.tensorrt.plan_options import LayerCounts, PlanOptions
+from engines.torch.engine import COMPILED_KIND
+from engines.torch.gpu import import_torch, import_torch_tensorrt, lower
 
 PRECISIONS = ("fp16",)
 _HEAVY = ("conv", "linear", "matmul", "addmm", "bmm")

@@ -71,7 +71,7 @@ class _Batches:
 def _kept_in_float(model: Any, num_classes: int) -> list[str]:
     """Name the nodes that cost little and decide much: the first convolution, the last, and all that is no feature map.
 
-    The first one is computed once a frame, not once a window (`engines.openvino_stem`).
+    The first one is computed once a frame, not once a window (`engines.openvino.stem`).
     """
     num_channels = model.input().get_shape()[2]
     return [node.get_friendly_name() for node in model.get_ops() if _is_kept_in_float(node, num_channels, num_classes)]

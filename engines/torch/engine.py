@@ -27,9 +27,9 @@ def create(bundle: Bundle, options: EngineOptions = EngineOptions()) -> Engine: 
         build = bundle.file(COMPILED_KIND, "fp16").build or {}
         options = dataclasses.replace(options, device=str(build.get("device", "cuda")))
     if _is_gpu(options.device):
-        from engines import torch_cuda
+        from engines.torch import gpu
 
-        return torch_cuda.create(bundle, options)
+        return gpu.create(bundle, options)
     if options.device not in (None, "cpu"):
         raise BackendError(f"backend torch runs on devices cpu, cuda, cuda:1, ...; got {options.device!r}")
     if options.precision not in (None, "fp32"):
