@@ -39,13 +39,13 @@ OWNERS = {
     "matplotlib": [],
     "lightning": [],
     "pynetdicom": [
-        "edge/sources/dicom_scp.py",
-        "edge/sources/dicom_server.py",
-        "edge/sources/dicom_guard.py",
+        "edge/sources/dicom/scp.py",
+        "edge/sources/dicom/server.py",
+        "edge/sources/dicom/guard.py",
         "edge/report/pacs.py",
     ],
     "pyigtl": ["edge/sources/openigtlink.py"],
-    "pydicom": ["edge/sources/dicom_*.py", "edge/sources/table.py", "edge/report/*.py"],
+    "pydicom": ["edge/sources/dicom/*.py", "edge/sources/table.py", "edge/report/*.py"],
     "highdicom": ["edge/report/dicom_*.py"],
     "aiohttp": ["edge/display/*.py"],
 }
@@ -142,7 +142,7 @@ def test_seams_hold() -> None:
         ("edge/cli.py", "def main():\n    import matplotlib.pyplot as plt", "belongs into trainer or tools"),
         ("edge/bad.py", "from lightning import Trainer", "belongs into trainer or tools"),
         ("edge/pipeline.py", "import openvino", "belongs into engines/openvino/"),
-        ("edge/cli.py", "import pydicom", "belongs into edge/sources/dicom_"),
+        ("edge/cli.py", "import pydicom", "belongs into edge/sources/dicom/"),
     ],
 )
 def test_seams_planted_violation_is_found(tmp_path: Path, name: str, code: str, said: str) -> None:
@@ -163,7 +163,7 @@ def test_seams_planted_violation_is_found(tmp_path: Path, name: str, code: str, 
     [
         ("edge/errors.py", "from engines.errors import EdgeError"),
         ("edge/wire.py", "from engines import Bundle"),
-        ("edge/sources/dicom_file.py", "import pydicom"),
+        ("edge/sources/dicom/file.py", "import pydicom"),
         ("engines/torch/engine.py", "import torch"),
         ("trainer/fit.py", "import torch, matplotlib\nfrom engines.bundle import write_manifest\nfrom . import clips"),
     ],

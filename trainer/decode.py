@@ -15,8 +15,8 @@ import numpy.typing as npt
 from edge.capture import CaptureLoop, CaptureSettings
 from edge.errors import SourceError
 from edge.frame import Frame, UInt8Image
+from edge.health.meters import Meters
 from edge.inference import ClipFrame
-from edge.meters import Meters
 from edge.prediction import State
 from edge.preprocess import preprocess_uint8
 from edge.sources import Rect, Source, SourceInfo, open_source

@@ -15,8 +15,8 @@ from typing import BinaryIO, TypeVar, cast
 import av
 
 from edge.errors import SourceError, SourceLost
-from edge.sources.network_address import NetworkAddress
-from edge.sources.srt import SrtStream, SrtTimeoutError
+from edge.sources.network.address import NetworkAddress
+from edge.sources.network.srt import SrtStream, SrtTimeoutError
 from edge.sources.stored import AnyImage
 from edge.sources.video import MAX_PIXELS, FrameConverter, video_stream
 

@@ -18,7 +18,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from edge.errors import SourceError
-from edge.sources.dicom_bombs import MAX_INFLATED_BYTES, MAX_VALUE_BYTES, inflates_too_far
+from edge.sources.dicom.bombs import MAX_INFLATED_BYTES, MAX_VALUE_BYTES, inflates_too_far
 
 # What the libraries say of a file may quote patient data; edge.sources says in its own words what matters.
 warnings.filterwarnings("ignore", module="pydicom")

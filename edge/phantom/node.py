@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from edge.phantom_probe import Floats, Probe
+from edge.phantom.probe import Floats, Probe
 
 CLASSES = ("benign", "suspicious")
 _BENIGN = 0

@@ -13,10 +13,10 @@ from pydicom.uid import UID, RLELossless
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
-from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, MAX_SIDE_PX, is_bomb
-from edge.sources.dicom_display import Display
-from edge.sources.dicom_header import READ_ERRORS, DicomImage
-from edge.sources.dicom_items import encoded_images
+from edge.sources.dicom.bombs import MAX_IMAGE_PIXELS, MAX_SIDE_PX, is_bomb
+from edge.sources.dicom.display import Display
+from edge.sources.dicom.header import READ_ERRORS, DicomImage
+from edge.sources.dicom.items import encoded_images
 from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import Damage
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from edge.errors import ConfigError
 from edge.sources.options import SourceOptions
-from edge.sources.v4l2_device import Mode
+from edge.sources.v4l2.device import Mode
 
 FFMPEG_NAMES = {
     "YUYV": "yuyv422",

@@ -4,7 +4,7 @@ import dataclasses
 from urllib.parse import urlsplit
 
 from edge.errors import ConfigError
-from edge.sources.srt import SrtAddress, parse_srt
+from edge.sources.network.srt import SrtAddress, parse_srt
 
 _LOW_DELAY = {"analyzeduration": "300000", "fpsprobesize": "0", "probesize": "1000000"}
 _SOCKET = {"buffer_size": "4000000", "fifo_size": "100000", "overrun_nonfatal": "1"}

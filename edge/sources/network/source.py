@@ -8,8 +8,8 @@ from pathlib import Path
 from edge.errors import SourceError, SourceLost
 from edge.frame import Frame
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
-from edge.sources.network_address import SDP, NetworkAddress
-from edge.sources.network_reader import OPEN_S, NetworkReader, Received
+from edge.sources.network.address import SDP, NetworkAddress
+from edge.sources.network.reader import OPEN_S, NetworkReader, Received
 from edge.sources.options import SourceOptions
 from edge.sources.stored import ColourImage
 

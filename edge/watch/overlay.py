@@ -4,10 +4,10 @@ import concurrent.futures
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edge.backlog import Backlog
 from edge.commandline import log_line, print_line
-from edge.film import Film
 from edge.messages import AnyMessage, FrameMessage, StatusMessage
+from edge.watch.backlog import Backlog
+from edge.watch.film import Film
 
 _MAX_WAITING_BYTES = 64 << 20
 """A quarter of a minute of large pictures; several minutes of small ones."""

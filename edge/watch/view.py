@@ -15,7 +15,7 @@ from rich.text import Text
 
 from edge.commandline import NOTICE
 from edge.prediction import State
-from edge.watch_state import WatchState, describe_evidence, printable
+from edge.watch.state import WatchState, describe_evidence, printable
 
 # colour never stands alone: the state is always there in words, with a sign of its own
 _STATES = {

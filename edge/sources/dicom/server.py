@@ -17,9 +17,9 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationServer, RequestHandler
 
-from edge.sources import dicom_guard
-from edge.sources.dicom_guard import ABORT, PEER_ERRORS, GuardedDimse, PduReader, PeerError, Report
-from edge.sources.spool import Spool
+from edge.sources.dicom import guard
+from edge.sources.dicom.guard import ABORT, PEER_ERRORS, GuardedDimse, PduReader, PeerError, Report
+from edge.sources.dicom.spool import Spool
 
 _MAX_UNASSOCIATED = 32
 """Connections that have not asked for an association; the oldest one is closed for a new one."""
@@ -72,7 +72,7 @@ class GuardedServer(AssociationServer):
 
     def _end_a_silent_one(self) -> bool:
         association = max(self._associated, key=_silent_s)
-        if _silent_s(association) < dicom_guard.IDLE_S:
+        if _silent_s(association) < guard.IDLE_S:
             return False
         peer = f"the DICOM peer {association.requestor.address}"
         self.report("bad_peers", f"{peer} was silent; its association is ended to make room for another")
@@ -85,7 +85,7 @@ class GuardedServer(AssociationServer):
         connection = self._connections[association]
         try:
             if isinstance(connection, ssl.SSLSocket):
-                connection.settimeout(dicom_guard.PDU_DEADLINE_S)
+                connection.settimeout(guard.PDU_DEADLINE_S)
                 connection.do_handshake()
             run()
         except ssl.SSLError as exc:
@@ -146,7 +146,7 @@ class _Handler(RequestHandler):
         if self.server.tls is not None:
             self.request = self.server.tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
         server, peer = self.server, f"the DICOM peer {self.client_address[0]}"
-        self.request.settimeout(dicom_guard.PDU_DEADLINE_S)
+        self.request.settimeout(guard.PDU_DEADLINE_S)
         association = super()._create_association()
         reader = PduReader(self.request, peer, server.max_rate_bytes, server.report)
         association.dul.socket.recv = reader.recv  # type: ignore[union-attr, method-assign]
@@ -163,7 +163,7 @@ class _Handler(RequestHandler):
 
 def _silent_s(association: Association) -> float:
     """Return for how long nothing has come."""
-    return dicom_guard.MAX_IDLE_S - association.dul._idle_timer.remaining
+    return guard.MAX_IDLE_S - association.dul._idle_timer.remaining
 
 
 def _end(association: Association, connection: socket.socket) -> None:

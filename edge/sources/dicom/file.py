@@ -5,11 +5,11 @@ from pathlib import Path
 
 from edge.frame import StoredObject
 from edge.sources.base import Rect, SourceInfo
-from edge.sources.dicom_header import instance_uid, read_image
-from edge.sources.dicom_pixels import PixelReader, check_attributes, num_frames_stated
-from edge.sources.dicom_region import ultrasound_region
-from edge.sources.dicom_timing import FrameTiming
-from edge.sources.dicom_video import is_video, video_pictures
+from edge.sources.dicom.header import instance_uid, read_image
+from edge.sources.dicom.pixels import PixelReader, check_attributes, num_frames_stated
+from edge.sources.dicom.region import ultrasound_region
+from edge.sources.dicom.timing import FrameTiming
+from edge.sources.dicom.video import is_video, video_pictures
 from edge.sources.object_id import salted_hash
 from edge.sources.stored import AnyImage, Damage, Picture, StoredSource
 

@@ -20,12 +20,12 @@ from edge.client import DEFAULT_ADDRESS, Subscriber
 from edge.commandline import NOTICE, Parser, ignore_signals, print_line, run_command
 from edge.errors import ConfigError, SourceError
 from edge.messages import AnyMessage, FrameMessage, PredictionMessage
-from edge.snapshot import Snapshot
-from edge.watch_state import WatchState, describe
-from edge.watch_view import render
+from edge.watch.snapshot import Snapshot
+from edge.watch.state import WatchState, describe
+from edge.watch.view import render
 
 if TYPE_CHECKING:
-    from edge.overlay import OverlayVideo  # loads a video library that the terminal view does without
+    from edge.watch.overlay import OverlayVideo  # loads a video library that the terminal view does without
 
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 _TICK_S = 0.1  # ten pictures a second: more is not read, and each costs some milliseconds
@@ -134,7 +134,7 @@ def _run(options: Options) -> int:
 
 
 def _open_overlay(path: Path) -> "OverlayVideo":
-    from edge.overlay import OverlayVideo
+    from edge.watch.overlay import OverlayVideo
 
     return OverlayVideo(path)
 

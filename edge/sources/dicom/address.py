@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from edge.errors import ConfigError
-from edge.sources.spool import MIB, SpoolLimits
+from edge.sources.dicom.spool import MIB, SpoolLimits
 
 DEFAULT_AET = "EDGE"
 EXAMPLE = "for example dicom://0.0.0.0:11112?aet=EDGE"

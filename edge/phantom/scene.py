@@ -10,8 +10,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from edge.phantom_node import Node
-from edge.phantom_probe import NUM_BEAMS, NUM_SAMPLES, Floats, Probe
+from edge.phantom.node import Node
+from edge.phantom.probe import NUM_BEAMS, NUM_SAMPLES, Floats, Probe
 
 _TEXTURE_GRIDS = (((10, 14, 10), 2.5, 1.0), ((20, 48, 24), 1.2, 0.8))
 """Coarse and fine echogenicity: grid (elevation, depth, lateral), elevation step in mm, relative strength."""

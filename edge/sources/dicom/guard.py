@@ -19,8 +19,8 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
-from edge.sources.dicom_header import READ_ERRORS
-from edge.sources.spool import Incoming, Spool, SpoolFullError
+from edge.sources.dicom.header import READ_ERRORS
+from edge.sources.dicom.spool import Incoming, Spool, SpoolFullError
 
 # Peers' names and UIDs stand in pynetdicom's own messages.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)

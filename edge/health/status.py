@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge import __version__, wire
-from edge.meters import Meters
+from edge.health.meters import Meters
 from edge.prediction import State
 from edge.terms import Terms
 from engines import EngineSpec

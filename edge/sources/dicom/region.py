@@ -5,7 +5,7 @@ import logging
 from pydicom.dataset import Dataset
 
 from edge.sources.base import Rect
-from edge.sources.dicom_header import READ_ERRORS
+from edge.sources.dicom.header import READ_ERRORS
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge.frame import UInt8Image
 from edge.sources.stored import AnyImage, ColourImage
-from edge.sources.v4l2_device import Layout
+from edge.sources.v4l2.device import Layout
 from edge.sources.video import LIMITED_TO_FULL
 
 Buffer = bytes | memoryview

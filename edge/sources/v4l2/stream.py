@@ -16,8 +16,8 @@ import av
 
 from edge.errors import SourceError, SourceLost
 from edge.sources.stored import AnyImage, ColourImage
-from edge.sources.v4l2_device import Layout, V4l2Device
-from edge.sources.v4l2_pixels import jpeg_colour, to_image
+from edge.sources.v4l2.device import Layout, V4l2Device
+from edge.sources.v4l2.pixels import jpeg_colour, to_image
 from edge.sources.video import FrameConverter
 
 _NON_BLOCKING = "+4"  # AVFMT_FLAG_NONBLOCK: FFmpeg knows no word for it

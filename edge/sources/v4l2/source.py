@@ -15,9 +15,9 @@ from edge.frame import Frame
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
 from edge.sources.options import SourceOptions
 from edge.sources.stored import ColourImage
-from edge.sources.v4l2_device import Identity, V4l2Device, capture_nodes
-from edge.sources.v4l2_modes import choose_mode, ffmpeg_options
-from edge.sources.v4l2_stream import Captured, V4l2Stream
+from edge.sources.v4l2.device import Identity, V4l2Device, capture_nodes
+from edge.sources.v4l2.modes import choose_mode, ffmpeg_options
+from edge.sources.v4l2.stream import Captured, V4l2Stream
 
 _log = logging.getLogger(__name__)
 

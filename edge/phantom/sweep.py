@@ -3,8 +3,8 @@
 Benign nodes (label 0) have an echogenic hilum that only a part of the sweep shows; suspicious ones (label 1) have a
 thick cortex throughout and none. A single frame often cannot tell them apart.
 
-A scene is sampled as elevation planes of scatterers in beam coordinates (`edge.phantom_scene`), each filtered with the
-point spread function once (`edge.phantom_speckle`) and kept. A frame is the weighted sum of the planes around the
+A scene is sampled as elevation planes of scatterers in beam coordinates (`edge.phantom.scene`), each filtered with the
+point spread function once (`edge.phantom.speckle`) and kept. A frame is the weighted sum of the planes around the
 probe's elevation, so speckle decorrelates as the probe moves; then envelope, log compression and scan conversion.
 """
 
@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from edge.errors import ConfigError
 from edge.frame import UInt8Image
-from edge.phantom_node import Node
-from edge.phantom_probe import NUM_SAMPLES, Floats, Probe, ScanConverter
-from edge.phantom_scene import Scene
-from edge.phantom_speckle import PointSpread, draw_scatterers, elevation_weights, envelope_db
+from edge.phantom.node import Node
+from edge.phantom.probe import NUM_SAMPLES, Floats, Probe, ScanConverter
+from edge.phantom.scene import Scene
+from edge.phantom.speckle import PointSpread, draw_scatterers, elevation_weights, envelope_db
 from edge.sources.base import Rect
 
 DEFAULT_SIZE_WH = (320, 240)

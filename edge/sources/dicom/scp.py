@@ -10,14 +10,14 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from edge.errors import BindError, ConfigError, SourceError
-from edge.sources.dicom_address import ListenerAddress
-from edge.sources.dicom_guard import IDLE_S, MAX_IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
-from edge.sources.dicom_header import read_image
-from edge.sources.dicom_pixels import DECODE_ERRORS, PixelReader, check_attributes, find_decoder, find_plugin
-from edge.sources.dicom_server import GuardedServer
-from edge.sources.dicom_video import is_video
+from edge.sources.dicom.address import ListenerAddress
+from edge.sources.dicom.guard import IDLE_S, MAX_IDLE_S, MAX_PDU_BYTES, PDU_DEADLINE_S, ObjectSink, Report
+from edge.sources.dicom.header import read_image
+from edge.sources.dicom.pixels import DECODE_ERRORS, PixelReader, check_attributes, find_decoder, find_plugin
+from edge.sources.dicom.server import GuardedServer
+from edge.sources.dicom.spool import Spool, SpoolFullError
+from edge.sources.dicom.video import is_video
 from edge.sources.options import SourceOptions
-from edge.sources.spool import Spool, SpoolFullError
 
 STORAGE_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.3.1",  # Ultrasound Multi-frame Image

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from pydicom.uid import UID
 
-from edge.sources.dicom_header import DicomImage
-from edge.sources.dicom_items import fragments
+from edge.sources.dicom.header import DicomImage
+from edge.sources.dicom.items import fragments
 from edge.sources.stored import Damage, Picture
 from edge.sources.video import decode_video, open_video
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 
-from edge.meters import Meters
+from edge.health.meters import Meters
 from edge.sources.base import Trouble
 
 _log = logging.getLogger(__name__)

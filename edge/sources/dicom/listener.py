@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 from edge.errors import EdgeError
 from edge.sources.base import LiveItem, SourceInfo, Trouble
-from edge.sources.dicom_address import ListenerAddress, check_aet
-from edge.sources.dicom_file import DicomFile
-from edge.sources.dicom_scp import StorageScp
+from edge.sources.dicom.address import ListenerAddress, check_aet
+from edge.sources.dicom.file import DicomFile
+from edge.sources.dicom.scp import StorageScp
+from edge.sources.dicom.spool import Spool
 from edge.sources.object_player import ObjectPlayer
 from edge.sources.options import SourceOptions
-from edge.sources.spool import Spool
 from edge.sources.stored import DEFAULT_INTERVAL_MS
 
 _log = logging.getLogger(__name__)

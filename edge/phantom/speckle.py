@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge.phantom_probe import NUM_BEAMS, NUM_SAMPLES, Floats, Probe
+from edge.phantom.probe import NUM_BEAMS, NUM_SAMPLES, Floats, Probe
 
 _FAR_WIDTH = 2.2
 """Width of the lateral profile far from a linear array's focus, over that at the focus."""
