@@ -165,7 +165,10 @@ def test_seams_planted_violation_is_found(tmp_path: Path, name: str, code: str, 
         ("edge/wire.py", "from engines import Bundle"),
         ("edge/sources/dicom/file.py", "import pydicom"),
         ("engines/torch/engine.py", "import torch"),
-        ("trainer/fit.py", "import torch, matplotlib\nfrom engines.bundle import write_manifest\nfrom . import clips"),
+        (
+            "trainer/training/fit.py",
+            "import torch, matplotlib\nfrom engines.bundle import write_manifest\nfrom . import loop",
+        ),
     ],
 )
 def test_seams_allowed_import_is_no_violation(tmp_path: Path, name: str, code: str) -> None:
