@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from edge.preprocess import preprocess
 from edge.sources import open_source
 from engines import PreprocessSpec
 from tools.trivial import write_trivial_bundle
+from trainer.data import content
 from trainer.data.clips import ClipCacheError, ClipStore, VideoFrames, default_cache_dir
 from trainer.data.video import Video
 
@@ -156,6 +158,19 @@ def test_clip_decoded_by_other_software_is_decoded_anew(tmp_path: Path, monkeypa
     store = _store(tmp_path)
     store.get(video)
     assert len(_entries(store)) == 2
+
+
+@pytest.mark.parametrize("name", ["capture.py", "sources/video.py", "sources/dicom/pixels.py"])
+def test_software_that_makes_frames_in_any_room_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    edge = shutil.copytree(Path(content.edge.__file__).parent, tmp_path / "edge")
+    monkeypatch.setattr(content.edge, "__file__", str(edge / "__init__.py"))
+    before = content.software()
+    with (edge / name).open("a", encoding="utf-8") as module:
+        module.write("# another way to make frames\n")
+    assert content.software()[:-1] == before[:-1]
+    assert content.software()[-1] != before[-1]
 
 
 def test_clip_same_content_under_another_name_is_decoded_once(tmp_path: Path) -> None:
