@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from edge.errors import ConfigError
 from edge.frame import Frame, StoredObject, UInt8Image
-from edge.heartbeat import Heart
+from edge.health.heartbeat import Heart
+from edge.health.meters import Meters
+from edge.health.troubles import TroubleLog
 from edge.image_state import ImageThresholds, ImageWatch
 from edge.inference import ClipFrame, ClipQueue
-from edge.meters import Meters
 from edge.pacing import Pacer
 from edge.prediction import State
 from edge.preprocess import preprocess, visible_rect
@@ -24,7 +25,6 @@ from edge.read_ahead import read_ahead
 from edge.roi import clip_to
 from edge.roi_chooser import ADVICE, RoiChooser
 from edge.sources.base import LiveItem, Rect, Source, Trouble
-from edge.troubles import TroubleLog
 from edge.window import NEW_OBJECT, WindowSampler
 from engines import PreprocessSpec
 

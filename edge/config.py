@@ -18,9 +18,9 @@ from edge.recording.layout import CODEC_NAMES
 from edge.report.address import parse_pacs
 from edge.roi import parse_masks, parse_roi
 from edge.sources.listing import ListSources
-from edge.sources.network_address import is_mistyped
+from edge.sources.network.address import is_mistyped
 from edge.sources.options import SourceOptions
-from edge.sources.v4l2_modes import parse_size
+from edge.sources.v4l2.modes import parse_size
 from edge.tuning import parse_tuning
 from engines import BACKENDS
 

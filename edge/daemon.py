@@ -14,13 +14,13 @@ import cv2
 from edge import __version__
 from edge.commandline import NOTICE, LineHandler, log_line
 from edge.config import Config
-from edge.meters import Meters
+from edge.health.meters import Meters
+from edge.health.troubles import RepeatFilter
 from edge.pipeline import Pipeline
 from edge.publish import Publisher
 from edge.sources import open_source
 from edge.sources.base import Source
 from edge.terms import Terms
-from edge.troubles import RepeatFilter
 from engines import Bundle, load_bundle
 
 if TYPE_CHECKING:

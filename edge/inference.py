@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EngineError
-from edge.heartbeat import Heart
-from edge.meters import Meters
+from edge.health.heartbeat import Heart
+from edge.health.meters import Meters
+from edge.health.stream_state import StreamState
 from edge.prediction import Latency, Prediction, State
 from edge.sources.base import Rect
-from edge.stream_state import StreamState
 from edge.window import Window
 from engines import Engine, EngineOutput
 

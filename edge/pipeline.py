@@ -17,17 +17,17 @@ from edge.capture import CaptureLoop, CaptureSettings
 from edge.config import Config
 from edge.errors import EdgeError, EngineError, SourceError, SourceLost
 from edge.frame import Frame
-from edge.heartbeat import Heart, RestartBudget, stuck_heart
+from edge.health.heartbeat import Heart, RestartBudget, stuck_heart
+from edge.health.meters import Meters
+from edge.health.status import StatusReport
+from edge.health.stream_state import StreamState
+from edge.health.systemd import Notifier
 from edge.inference import ClipQueue, InferenceLoop
-from edge.meters import Meters
 from edge.prediction import Prediction, State
 from edge.publish import STATUS_INTERVAL_S, Publisher
 from edge.reconnect import play_through_losses
 from edge.roi import parse_masks, parse_roi
 from edge.sources.base import Rect, Source
-from edge.status import StatusReport
-from edge.stream_state import StreamState
-from edge.systemd import Notifier
 from edge.terms import Terms
 from edge.tuning import parse_tuning
 from engines import Bundle, Engine, load_engine

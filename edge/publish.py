@@ -17,7 +17,7 @@ import zmq
 from edge import wire
 from edge.curve import check_address, is_ipv6, secure_server
 from edge.errors import BindError, ConfigError
-from edge.meters import Meters
+from edge.health.meters import Meters
 from edge.prediction import Prediction, State
 
 _log = logging.getLogger(__name__)

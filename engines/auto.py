@@ -11,7 +11,7 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.onnxruntime_engine import has_accelerators
-from engines.openvino_engine import DEFAULT_DEVICE, device_of, hardware
+from engines.openvino.engine import DEFAULT_DEVICE, device_of, hardware
 from engines.ranking import MIN_GAIN, Ranked, ranked_here
 
 _log = logging.getLogger("edge.engines")

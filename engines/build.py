@@ -41,10 +41,10 @@ class Builder(NamedTuple):
 
 
 BUILDERS = {
-    "openvino": Builder("engines.openvino_build", "openvino"),
+    "openvino": Builder("engines.openvino.build", "openvino"),
     "onnx": Builder("engines.half", "onnxruntime"),
-    "tensorrt": Builder("engines.tensorrt_build", "tensorrt"),
-    "torch-tensorrt": Builder("engines.torch_tensorrt_build", "torch"),
+    "tensorrt": Builder("engines.tensorrt.build", "tensorrt"),
+    "torch-tensorrt": Builder("engines.torch.tensorrt_build", "torch"),
 }
 
 
@@ -57,7 +57,7 @@ class BuildOptions:
     calibration_clips: npt.NDArray[np.float32] | None = None
     """(n, T, C, H, W) in 0..1, from which INT8 takes its ranges; None: the bundle's reference clips."""
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What one builder alone knows, as text; `engines.plan_options.PlanOptions` lists TensorRT's."""
+    """What one builder alone knows, as text; `engines.tensorrt.plan_options.PlanOptions` lists TensorRT's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from engines.errors import BackendError, EngineError
 from engines.parity import check_parity
 
 BACKENDS = {
-    "openvino": "engines.openvino_engine",
+    "openvino": "engines.openvino.engine",
     "onnxruntime": "engines.onnxruntime_engine",
-    "torch": "engines.torch_engine",
-    "tensorrt": "engines.tensorrt_engine",
+    "torch": "engines.torch.engine",
+    "tensorrt": "engines.tensorrt.engine",
 }
 """Backend name to the module that owns its library."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.file import DicomFile
 from edge.sources.options import SourceOptions
 from tests.dicom_peer import AET, DEADLINE_S, listening
 

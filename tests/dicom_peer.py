@@ -14,8 +14,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundMultiFrameImageSt
 
 from edge.frame import Frame
 from edge.sources.base import Pause, Trouble
-from edge.sources.dicom_address import parse_address
-from edge.sources.dicom_listener import DicomListener
+from edge.sources.dicom.address import parse_address
+from edge.sources.dicom.listener import DicomListener
 from edge.sources.options import SourceOptions
 from tests.source_files import dataset, noise, write_dicom
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from engines import cuda, tensorrt_engine
+from engines import cuda
+from engines.tensorrt import engine as tensorrt_engine
 
 REQUIREMENTS = {
     "gpu": ("REQUIRE_CUDA", cuda.probe),

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from trainer.checkpointing import checkpoint_path, read_checkpoint
-from trainer.plan import FitOptions
+from trainer.training.checkpointing import checkpoint_path, read_checkpoint
+from trainer.training.plan import FitOptions
 
 SETTINGS = (
     "width=16",

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edge.preprocess import preprocess
-from trainer.augment import Augment, draw_frames
-from trainer.dataset import TrainingOrder
-from trainer.recipe import Recipe, make_recipe
+from trainer.training.augment import Augment, draw_frames
+from trainer.training.dataset import TrainingOrder
+from trainer.training.recipe import Recipe, make_recipe
 
 SIZE, CROP = 64, 56
 PLAIN = Recipe(resize=SIZE, crop=CROP, num_frames=4, flip=0, elastic=0, random_crop=False)

@@ -14,12 +14,13 @@ from media import write_video
 from small_build import build_for_openvino, files_of, small_trivial
 from small_bundle import random_clips, small_bundle
 
-from engines import Bundle, Engine, build, load_bundle, load_engine, openvino_build
+from engines import Bundle, Engine, build, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import add_files, describe_file
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError, ParityError
-from engines.openvino_engine import shared_core
+from engines.openvino import build as openvino_build
+from engines.openvino.engine import shared_core
 from tools.calibration import read_clips
 
 

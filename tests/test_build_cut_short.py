@@ -100,7 +100,7 @@ def test_build_beside_another_on_the_same_bundle_is_refused(folder: Path) -> Non
 def test_command_that_is_terminated_leaves_the_bundle_as_it_was_and_says_so(folder: Path) -> None:
     before = files_of(folder)
     script = (
-        "import os, signal, engines.openvino_build as module, tools.build\n"
+        "import os, signal, engines.openvino.build as module, tools.build\n"
         "module.quantize = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "raise SystemExit(tools.build.main())"
     )

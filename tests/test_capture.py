@@ -12,8 +12,8 @@ import pytest
 from edge.capture import CaptureLoop, CaptureSettings, RateLimiter, RoiChooser, encode_jpeg
 from edge.errors import ConfigError
 from edge.frame import Frame
+from edge.health.meters import Meters
 from edge.inference import ClipFrame, ClipQueue
-from edge.meters import Meters
 from edge.pacing import Pacer
 from edge.preprocess import preprocess
 from edge.sources.base import Rect, SourceInfo

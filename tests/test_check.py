@@ -15,14 +15,14 @@ from trainer_files import write_manifest
 
 from edge.sources import open_source
 from engines import PreprocessSpec
-from trainer.check_report import balance_table, warnings_of
-from trainer.checks import Report, check_manifest
-from trainer.clips import ClipStore
-from trainer.confounders import find_confounding
-from trainer.file_facts import file_facts
-from trainer.manifest import ManifestError, read_manifest
-from trainer.near_duplicates import MIN_SIMILARITY, find_near_duplicates, fingerprints
-from trainer.video import Video
+from trainer.checks.confounders import find_confounding
+from trainer.checks.file_facts import file_facts
+from trainer.checks.findings import Report, check_manifest
+from trainer.checks.near_duplicates import MIN_SIMILARITY, find_near_duplicates, fingerprints
+from trainer.checks.report import balance_table, warnings_of
+from trainer.data.clips import ClipStore
+from trainer.data.manifest import ManifestError, read_manifest
+from trainer.data.video import Video
 
 NUM_VIDEOS, NUM_FRAMES, SIZE_WH = 8, 24, (160, 120)
 

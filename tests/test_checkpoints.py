@@ -18,9 +18,9 @@ from small_bundle import randomised
 from torch import Tensor
 
 from edge.errors import ConfigError
-from trainer.checkpoint_file import CheckpointError, read_tensors
-from trainer.checkpoint_names import IMAGENET, KINETICS, Pixels
-from trainer.checkpoints import import_network
+from trainer.checkpoints.file import CheckpointError, read_tensors
+from trainer.checkpoints.names import IMAGENET, KINETICS, Pixels
+from trainer.checkpoints.network import import_network
 from trainer.commands import import_checkpoint
 from trainer.models import build_model
 from trainer.runs import load_run

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,9 @@ from edge.preprocess import preprocess
 from edge.sources import open_source
 from engines import PreprocessSpec
 from tools.trivial import write_trivial_bundle
-from trainer.clips import ClipCacheError, ClipStore, VideoFrames, default_cache_dir
-from trainer.video import Video
+from trainer.data import content
+from trainer.data.clips import ClipCacheError, ClipStore, VideoFrames, default_cache_dir
+from trainer.data.video import Video
 
 SPEC = PreprocessSpec(resize_hw=(64, 64), crop_hw=(48, 56))
 RGB = dataclasses.replace(SPEC, channels=3)
@@ -152,10 +154,23 @@ def test_clip_of_a_folder_with_an_image_changed_is_decoded_anew(tmp_path: Path) 
 def test_clip_decoded_by_other_software_is_decoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = coded_video(tmp_path, 10)
     _store(tmp_path).get(video)
-    monkeypatch.setattr("trainer.content.FRAME_CODE", ("capture.py",))  # as if another file had changed
+    monkeypatch.setattr("trainer.data.content.FRAME_CODE", ("capture.py",))  # as if another file had changed
     store = _store(tmp_path)
     store.get(video)
     assert len(_entries(store)) == 2
+
+
+@pytest.mark.parametrize("name", ["capture.py", "sources/video.py", "sources/dicom/pixels.py"])
+def test_software_that_makes_frames_in_any_room_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    edge = shutil.copytree(Path(content.edge.__file__).parent, tmp_path / "edge")
+    monkeypatch.setattr(content.edge, "__file__", str(edge / "__init__.py"))
+    before = content.software()
+    with (edge / name).open("a", encoding="utf-8") as module:
+        module.write("# another way to make frames\n")
+    assert content.software()[:-1] == before[:-1]
+    assert content.software()[-1] != before[-1]
 
 
 def test_clip_same_content_under_another_name_is_decoded_once(tmp_path: Path) -> None:
@@ -273,8 +288,8 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from engines import PreprocessSpec
-from trainer.clips import ClipStore
-from trainer.video import Video
+from trainer.data.clips import ClipStore
+from trainer.data.video import Video
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     videos = [Video(path.name, path, 0, "p") for path in sorted(folder.glob("*.mp4"))]

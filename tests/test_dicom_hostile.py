@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-from edge.sources import dicom_guard
+from edge.sources.dicom import guard as dicom_guard
 from tests.dicom_peer import (
     Listening,
     RawPeer,
@@ -23,7 +23,7 @@ from tests.dicom_peer import (
 )
 from tests.source_files import dataset, noise, write_dicom
 
-# pytest takes back what edge.sources.dicom_header says of pydicom's warnings
+# pytest takes back what edge.sources.dicom.header says of pydicom's warnings
 pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")
 
 SHORT_S = 0.5

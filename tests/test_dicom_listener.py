@@ -15,10 +15,10 @@ import pytest
 
 from edge.errors import BindError, ConfigError, SourceError
 from edge.sources import open_source
-from edge.sources.dicom_address import parse_address
-from edge.sources.dicom_file import DicomFile
-from edge.sources.dicom_listener import DicomListener
-from edge.sources.dicom_server import GuardedServer
+from edge.sources.dicom.address import parse_address
+from edge.sources.dicom.file import DicomFile
+from edge.sources.dicom.listener import DicomListener
+from edge.sources.dicom.server import GuardedServer
 from edge.sources.options import SourceOptions
 from tests.daemon import running
 from tests.dicom_peer import AET, data_set_bytes, dcmtk, listening, renamed, storescu

@@ -12,7 +12,8 @@ import pytest
 from certificates import Certificates
 
 from edge.errors import ConfigError
-from edge.sources import dicom_guard, open_source
+from edge.sources import open_source
+from edge.sources.dicom import guard as dicom_guard
 from edge.sources.options import SourceOptions
 from tests.dicom_peer import AET, RawPeer, dcmtk, listening, storescu
 from tests.source_files import dataset, noise, write_dicom

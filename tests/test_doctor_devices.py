@@ -106,7 +106,7 @@ def _ioctl(capabilities: dict[str, int]) -> Callable[..., int]:
 
 
 def _examined(monkeypatch: pytest.MonkeyPatch, folder: Path, capabilities: dict[str, int]) -> dict[str, Finding]:
-    monkeypatch.setattr("edge.sources.v4l2_device.fcntl.ioctl", _ioctl(capabilities))
+    monkeypatch.setattr("edge.sources.v4l2.device.fcntl.ioctl", _ioctl(capabilities))
     nodes = [folder / name for name in capabilities]
     for node in nodes:
         node.touch()

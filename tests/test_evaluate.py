@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tests.trainer_command import edge_train
-from trainer.predictions import Predictions, read_predictions, write_predictions
+from trainer.evaluation.predictions import Predictions, read_predictions, write_predictions
 
 PICTURES = ("roc.png", "pr.png", "calibration.png", "decision.png", "confusion.png")
 TABLES = ("predictions.csv", "roc.csv", "pr.csv", "calibration.csv", "decision.csv", "subgroups.csv", "table1.csv")

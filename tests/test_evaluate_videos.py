@@ -18,18 +18,18 @@ from tests.daemon import record
 from tests.small_bundle import NUM_FRAMES, SIZE_PX, small_bundle, small_model
 from tests.trainer_command import edge_train
 from tools.phantom import DatasetSpec, write_dataset
-from trainer.aggregate import aggregate_logits, binary_logits, logits_of, probabilities_of
-from trainer.clips import ClipStore
-from trainer.decode import ClipSpec
-from trainer.evaluation_folder import own_names
-from trainer.evidence import Peak, covered_share, is_hit, summarise_hits
-from trainer.manifest import read_manifest
-from trainer.predict import window_logits
-from trainer.predictors import Card, RunPredictor
-from trainer.report_facts import facts_of_training
+from trainer.data.clips import ClipStore
+from trainer.data.decode import ClipSpec
+from trainer.data.manifest import read_manifest
+from trainer.data.video import Video
+from trainer.evaluation.aggregate import aggregate_logits, binary_logits, logits_of, probabilities_of
+from trainer.evaluation.folder import own_names
+from trainer.inference.evidence import Peak, covered_share, is_hit, summarise_hits
+from trainer.inference.predict import window_logits
+from trainer.inference.predictors import Card, RunPredictor
+from trainer.inference.selection import select_videos
+from trainer.report.facts import facts_of_training
 from trainer.runs import FINISHED, TRAINING, WEIGHTS_NAME, Run, write_run, write_weights
-from trainer.selection import select_videos
-from trainer.video import Video
 
 DEMO = Path(__file__).parent.parent / "engines" / "demo"
 SPEC = PreprocessSpec((SIZE_PX, SIZE_PX), (SIZE_PX, SIZE_PX))

@@ -8,7 +8,7 @@ import pytest
 from edge.errors import ConfigError
 from tests.trainer_command import edge_train
 from trainer.errors import TrainingError
-from trainer.evaluation_folder import METRICS_NAME, check_folder, new_evaluation, own_names
+from trainer.evaluation.folder import METRICS_NAME, check_folder, new_evaluation, own_names
 
 ROWS = ["a,0,0.1,p,F", "b,1,0.9,q,M", "c,0,0.6,r,F", "d,1,0.4,s,M", "e,0,0.2,t,M", "f,1,0.8,u,M"]
 

@@ -17,21 +17,10 @@ from source_files import noise, write_movie
 from edge.errors import ConfigError
 from engines import PreprocessSpec
 from tools.phantom import DatasetSpec, write_dataset
-from trainer.calibration import choose_threshold
-from trainer.checkpointing import checkpoint_path, network_weights, read_checkpoint
-from trainer.crossval import cross_validate
-from trainer.dataset import ValidationClips
+from trainer.data.manifest import ManifestError
 from trainer.errors import RunError, TrainingError
-from trainer.failures import explained
-from trainer.finish import video_logits
-from trainer.fit import fit
-from trainer.keeper import COLUMNS, best_row, is_exhausted
-from trainer.manifest import ManifestError
+from trainer.evaluation.calibration import choose_threshold
 from trainer.models import MODELS
-from trainer.module import parameter_groups, validation_metrics
-from trainer.plan import FitOptions, make_plan
-from trainer.profile import profile
-from trainer.recipe import Recipe
 from trainer.runs import (
     FINISHED,
     WEIGHTS_NAME,
@@ -42,6 +31,17 @@ from trainer.runs import (
     write_run,
     write_weights,
 )
+from trainer.training.checkpointing import checkpoint_path, network_weights, read_checkpoint
+from trainer.training.crossval import cross_validate
+from trainer.training.dataset import ValidationClips
+from trainer.training.failures import explained
+from trainer.training.finish import video_logits
+from trainer.training.fit import fit
+from trainer.training.keeper import COLUMNS, best_row, is_exhausted
+from trainer.training.module import parameter_groups, validation_metrics
+from trainer.training.plan import FitOptions, make_plan
+from trainer.training.profile import profile
+from trainer.training.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +290,7 @@ def test_cross_validation_of_another_number_of_folds_than_asked_for_says_so(
         began.append(options.fold)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.crossval.fit", begin)
+    monkeypatch.setattr("trainer.training.crossval.fit", begin)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(fit_options(manifest, tmp_path / "folds", num_folds=5))
     assert began == [0]

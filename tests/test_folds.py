@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from trainer_files import manifest_of
 
-from trainer.folds import Split, fold_numbers, split_for_fold
-from trainer.manifest import Manifest, ManifestError, Video
+from trainer.data.folds import Split, fold_numbers, split_for_fold
+from trainer.data.manifest import Manifest, ManifestError, Video
 
 
 def _videos(num_patients: int = 20, videos_each: int = 3, **columns: Any) -> list[Video]:

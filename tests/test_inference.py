@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edge.errors import EngineError
+from edge.health.meters import Meters
+from edge.health.stream_state import StreamState
 from edge.inference import ClipFrame, ClipQueue, InferenceLoop
-from edge.meters import Meters
 from edge.prediction import Prediction, State
-from edge.stream_state import StreamState
 from edge.window import WindowSampler
 from engines import Engine, EngineOutput, EngineSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from trainer_files import rows, write_manifest
 
-from trainer.manifest import ManifestError, read_manifest
+from trainer.data.manifest import ManifestError, read_manifest
 
 
 def _refused(path: Path) -> str:

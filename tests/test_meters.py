@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from edge.meters import COUNTERS, Meters
+from edge.health.meters import COUNTERS, Meters
 
 SECOND_NS = 10**9
 

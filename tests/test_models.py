@@ -99,7 +99,7 @@ def test_resnet3d_50_parameters_equal_those_of_another_implementation():
 
 
 def test_resnet3d_50_same_weights_equal_another_implementation():
-    from trainer.checkpoint_names import HARA, find_origin
+    from trainer.checkpoints.names import HARA, find_origin
 
     theirs = randomised(monai_resnet50(3, 0.25), seed=2)
     mine = build_model("resnet3d-50", num_classes=3, in_channels=3, width=16, pixel_mean=HARA.mean, pixel_std=HARA.std)
@@ -175,7 +175,7 @@ def test_inception_trains_both_heads_and_adds_the_auxiliary_at_its_weight(side_p
     ],
 )
 def test_tensor_has_the_name_and_shape_of_torchvision(name, key, shape):
-    from trainer.checkpoint_names import find_origin
+    from trainer.checkpoints.names import find_origin
 
     with torch.device("meta"):
         own = build_model(name, in_channels=3).state_dict()

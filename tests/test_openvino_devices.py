@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from engines import PreprocessSpec, load_bundle
-from engines.openvino_engine import file_for
+from engines.openvino.engine import file_for
 from tools.trivial import write_trivial_bundle
 
 TWIN = "TWINCPU"
 WITH_TWIN = f"""
 import sys
-from engines.openvino_engine import shared_core
+from engines.openvino.engine import shared_core
 shared_core().register_plugin("openvino_intel_cpu_plugin", "{TWIN}")
 from engines import load_bundle, load_engine
 """

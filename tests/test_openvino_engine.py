@@ -14,7 +14,7 @@ from engines import Bundle, Engine, EngineOutput, PreprocessSpec, load_bundle, l
 from engines.bundle import write_manifest
 from engines.engine import EngineOptions
 from engines.errors import BackendError, EngineError
-from engines.openvino_engine import arithmetic, create
+from engines.openvino.engine import arithmetic, create
 from tools.trivial import write_trivial_bundle
 
 NUM_FRAMES = 4

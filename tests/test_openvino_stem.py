@@ -9,8 +9,8 @@ import openvino.opset13 as ops
 import pytest
 from small_bundle import NUM_FRAMES, SIZE_PX, random_clips, small_bundle
 
-from engines.openvino_engine import OUTPUT_NAMES, OpenVinoEngine, create, shared_core
-from engines.openvino_stem import fold_constants, measure_gain, split
+from engines.openvino.engine import OUTPUT_NAMES, OpenVinoEngine, create, shared_core
+from engines.openvino.stem import fold_constants, measure_gain, split
 
 SHAPE = (1, 4, 1, 8, 8)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests.trainer_command import edge_train
-from trainer.calibration import choose_threshold
-from trainer.crossval import concatenated
-from trainer.evaluate import series_of
-from trainer.metrics import by_patient, measure
-from trainer.out_of_fold import cross_fitted, out_of_fold_predictions, thresholds_by_fold
-from trainer.plots import _counts
-from trainer.predictions import Predictions, read_predictions, write_predictions
+from trainer.evaluation.calibration import choose_threshold
+from trainer.evaluation.evaluate import series_of
+from trainer.evaluation.metrics import by_patient, measure
+from trainer.evaluation.plots import _counts
+from trainer.evaluation.predictions import Predictions, read_predictions, write_predictions
+from trainer.training.crossval import concatenated
+from trainer.training.out_of_fold import cross_fitted, out_of_fold_predictions, thresholds_by_fold
 
 
 def folds_of(num_folds: int, num_each: int, seed: int, signal: float = 0.0) -> list[Predictions]:

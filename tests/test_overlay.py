@@ -18,9 +18,9 @@ from daemon import run_command
 from media import write_video
 from small_publisher import DEADLINE_MS, ROI, SmallPublisher
 
-from edge.backlog import Backlog
 from edge.messages import Arrival, FrameMessage
 from edge.prediction import State
+from edge.watch.backlog import Backlog
 
 DEADLINE_S = 60.0
 STRIP_PX = 84
@@ -39,7 +39,7 @@ def _film(
     publisher: SmallPublisher, path: Path, play: Callable[[SmallPublisher], None]
 ) -> subprocess.CompletedProcess[str]:
     """Run edge-watch while a publisher plays something and ends."""
-    command = [sys.executable, "-m", "edge.watch", "--connect", publisher.address, "--overlay", str(path)]
+    command = [sys.executable, "-m", "edge.watch.cli", "--connect", publisher.address, "--overlay", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with contextlib.ExitStack() as stack:
         stack.callback(process.communicate)
@@ -179,7 +179,8 @@ def test_overlay_of_pictures_that_come_too_fast_ends_and_says_how_many_it_lacks(
 
 
 def test_overlay_signal_leaves_out_what_is_not_drawn_yet(publisher: SmallPublisher, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edge.watch", "--connect", publisher.address, "--overlay", str(tmp_path / "a.mp4")]
+    path = str(tmp_path / "a.mp4")
+    command = [sys.executable, "-m", "edge.watch.cli", "--connect", publisher.address, "--overlay", path]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with contextlib.ExitStack() as stack:
         stack.callback(process.communicate)
@@ -202,7 +203,7 @@ def test_overlay_signal_leaves_out_what_is_not_drawn_yet(publisher: SmallPublish
 
 @pytest.mark.parametrize("name", ["out.txt", "nowhere/out.mp4"])
 def test_overlay_into_what_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
-    result = run_command("--overlay", str(tmp_path / name), module="edge.watch")
+    result = run_command("--overlay", str(tmp_path / name), module="edge.watch.cli")
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: --overlay is {tmp_path / name}; it must be a video")
 
@@ -217,7 +218,7 @@ def test_overlay_of_a_daemon_that_is_faster_than_it_ends_with_a_picture_for_each
     command += ["--publish", address, "--engine", str(trivial_bundle)]
     daemon = subprocess.Popen([sys.executable, "-m", "edge.cli", *command], stderr=subprocess.DEVNULL)
     try:
-        result = run_command("--connect", address, "--overlay", str(tmp_path / "out.mkv"), module="edge.watch")
+        result = run_command("--connect", address, "--overlay", str(tmp_path / "out.mkv"), module="edge.watch.cli")
     finally:
         daemon.kill()
         daemon.wait()
@@ -248,7 +249,7 @@ def test_overlay_of_a_real_daemon_has_a_picture_for_each_frame(tmp_path: Path, t
         stderr=subprocess.DEVNULL,
     )
     try:
-        result = run_command("--connect", address, "--overlay", str(tmp_path / "out.mkv"), module="edge.watch")
+        result = run_command("--connect", address, "--overlay", str(tmp_path / "out.mkv"), module="edge.watch.cli")
     finally:
         daemon.kill()
         daemon.wait()

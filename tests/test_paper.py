@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.statistics import Counts
+from trainer.evaluation.statistics import Counts
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "paper.md"
 COLUMNS = ("ACC", "SEN", "SPE", "PPV", "NPV", "F1", "kappa")

@@ -8,7 +8,7 @@ import pytest
 
 from engines import Bundle, Engine, EngineOutput, PreprocessSpec, load_bundle, load_engine
 from engines.errors import BackendError, ParityError
-from engines.openvino_engine import create
+from engines.openvino.engine import create
 from engines.parity import check_parity, rebuild_command
 from engines.reference import Reference
 from tools.trivial import write_trivial_bundle

@@ -11,8 +11,8 @@ import pytest
 
 from edge.errors import ConfigError
 from edge.phantom import Phantom
-from edge.phantom_probe import Probe, ScanConverter
-from edge.phantom_speckle import PointSpread, draw_scatterers, elevation_weights, envelope_db
+from edge.phantom.probe import Probe, ScanConverter
+from edge.phantom.speckle import PointSpread, draw_scatterers, elevation_weights, envelope_db
 from edge.sources.phantom import PhantomSource
 from tools import phantom as command
 from tools.phantom import DatasetSpec, node_region, write_dataset

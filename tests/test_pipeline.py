@@ -13,7 +13,7 @@ import pytest
 from edge.config import Config
 from edge.errors import SourceError
 from edge.frame import Frame
-from edge.meters import Meters
+from edge.health.meters import Meters
 from edge.pipeline import Pipeline
 from edge.prediction import State
 from edge.publish import Publisher

@@ -8,8 +8,8 @@ import pytest
 
 from engines.bundle import Bundle, add_files, describe_file, load_bundle
 from engines.errors import EngineError
-from engines.plan_check import PlanHost, misfit, require_fit
-from engines.plan_options import LayerCounts, PlanOptions
+from engines.tensorrt.plan_check import PlanHost, misfit, require_fit
+from engines.tensorrt.plan_options import LayerCounts, PlanOptions
 from tools.trivial import write_trivial_bundle
 
 HERE = PlanHost(tensorrt="11.0.2.7", gpu="NVIDIA L4", compute_capability="8.9", driver_cuda="13.0")

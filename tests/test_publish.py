@@ -17,9 +17,9 @@ from small_publisher import ENGINE, ROI, heatmap
 from edge import wire
 from edge.client import Subscriber
 from edge.errors import BindError, ConfigError
+from edge.health.meters import Meters
 from edge.keygen import write_keys
 from edge.messages import PredictionMessage, StatusMessage
-from edge.meters import Meters
 from edge.prediction import Latency, Prediction, State
 from edge.publish import Publisher
 from edge.window import Window

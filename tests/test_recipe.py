@@ -6,8 +6,8 @@ import itertools
 import pytest
 
 from edge.errors import ConfigError
-from trainer.module import learning_rate_factor
-from trainer.recipe import PRESETS, Recipe, differences, make_recipe, parse_setting
+from trainer.training.module import learning_rate_factor
+from trainer.training.recipe import PRESETS, Recipe, differences, make_recipe, parse_setting
 
 
 def test_preset_paper_is_the_papers_method() -> None:

@@ -15,13 +15,13 @@ import pytest
 from edge.config import Config
 from edge.errors import SourceError, SourceLost
 from edge.frame import Frame
-from edge.meters import Meters
+from edge.health.meters import Meters
+from edge.health.stream_state import StreamState
 from edge.pipeline import Pipeline
 from edge.prediction import Prediction, State
 from edge.publish import Publisher
 from edge.reconnect import play_through_losses
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
-from edge.stream_state import StreamState
 from engines import load_bundle
 
 INTERVAL_NS = 40_000_000

@@ -283,7 +283,7 @@ def test_infer_killed_while_it_records_leaves_a_recording_that_plays(tmp_path: P
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE)
     frames = tmp_path / "exam" / "000001.frames"
     try:
-        run_command("--connect", address, "--count", "60", "--timeout", "30", module="edge.watch")
+        run_command("--connect", address, "--count", "60", "--timeout", "30", module="edge.watch.cli")
     finally:
         daemon.send_signal(signal.SIGKILL)
         daemon.communicate()

@@ -12,7 +12,7 @@ from daemon import record, run_command
 from pacs import Store
 
 from edge.exams.archive import ExamArchive
-from edge.reporter import Reporter
+from edge.exams.reporter import Reporter
 
 DEADLINE_S = 60.0
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from small_training import environment, fit_command, fit_options, is_equal, run_command, trained_state
 
-from trainer.checkpointing import checkpoint_path, latest_checkpoint, read_checkpoint
 from trainer.errors import RunError
 from trainer.files import unwritable, write_atomic
-from trainer.fit import fit
+from trainer.training.checkpointing import checkpoint_path, latest_checkpoint, read_checkpoint
+from trainer.training.fit import fit
 
 SETTINGS = ("epochs=4", "ema_decay=0.9", "speckle=0.1", "dropout=0.3")
 

@@ -28,24 +28,24 @@ INTERFACE_EXCEPTIONS = {"edge/errors.py": "engines.errors"}
 """The error tree has one root, which is where nothing else of ours is needed."""
 
 OWNERS = {
-    "openvino": ["engines/openvino_*.py"],
-    "nncf": ["engines/openvino_int8.py"],
-    "torch": ["engines/torch_engine.py", "engines/torch_cuda.py"],
-    "tensorrt": ["engines/tensorrt_*.py", "engines/torch_cuda.py", "engines/torch_tensorrt_build.py"],
-    "torch_tensorrt": ["engines/torch_cuda.py"],
+    "openvino": ["engines/openvino/*.py"],
+    "nncf": ["engines/openvino/int8.py"],
+    "torch": ["engines/torch/engine.py", "engines/torch/gpu.py"],
+    "tensorrt": ["engines/tensorrt/*.py", "engines/torch/gpu.py", "engines/torch/tensorrt_build.py"],
+    "torch_tensorrt": ["engines/torch/gpu.py"],
     "cuda": ["engines/cuda.py"],
     "onnxruntime": ["engines/onnxruntime_engine.py", "engines/half.py"],
     "onnx": ["engines/half.py", "engines/half_graph.py"],
     "matplotlib": [],
     "lightning": [],
     "pynetdicom": [
-        "edge/sources/dicom_scp.py",
-        "edge/sources/dicom_server.py",
-        "edge/sources/dicom_guard.py",
+        "edge/sources/dicom/scp.py",
+        "edge/sources/dicom/server.py",
+        "edge/sources/dicom/guard.py",
         "edge/report/pacs.py",
     ],
     "pyigtl": ["edge/sources/openigtlink.py"],
-    "pydicom": ["edge/sources/dicom_*.py", "edge/sources/table.py", "edge/report/*.py"],
+    "pydicom": ["edge/sources/dicom/*.py", "edge/sources/table.py", "edge/report/*.py"],
     "highdicom": ["edge/report/dicom_*.py"],
     "aiohttp": ["edge/display/*.py"],
 }
@@ -107,7 +107,8 @@ def _broken_rules(root: Path, name: str, part: str, module: str) -> Iterator[str
 
 def _is_module(root: Path, module: str, package: str) -> bool:
     """Whether it is a module inside the package, and not a name that the package itself offers."""
-    return module.startswith(f"{package}.") and (root / Path(*module.split("."))).with_suffix(".py").is_file()
+    path = root / Path(*module.split("."))
+    return module.startswith(f"{package}.") and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
 
 
 def loaded_by(code: str, names: tuple[str, ...], *, path: Path = ROOT) -> list[str]:
@@ -134,18 +135,20 @@ def test_seams_hold() -> None:
         ("edge/bad.py", "from engines.ring import MirroredRing", "through its interface"),
         ("edge/bad.py", "from engines import ring", "through its interface"),
         ("edge/bad.py", "import engines.errors", "through its interface"),
-        ("edge/bad.py", "import torch", "belongs into engines/torch_engine.py"),
-        ("engines/bad.py", "try:\n    from torch.nn import Module\nexcept ImportError:\n    pass", "torch_engine.py"),
+        ("edge/bad.py", "from engines import openvino", "through its interface"),
+        ("edge/bad.py", "from engines.openvino import engine", "through its interface"),
+        ("edge/bad.py", "import torch", "belongs into engines/torch/engine.py"),
+        ("engines/bad.py", "try:\n    from torch.nn import Module\nexcept ImportError:\n    pass", "torch/engine.py"),
         ("edge/cli.py", "def main():\n    import matplotlib.pyplot as plt", "belongs into trainer or tools"),
         ("edge/bad.py", "from lightning import Trainer", "belongs into trainer or tools"),
-        ("edge/pipeline.py", "import openvino", "belongs into engines/openvino_"),
-        ("edge/cli.py", "import pydicom", "belongs into edge/sources/dicom_"),
+        ("edge/pipeline.py", "import openvino", "belongs into engines/openvino/"),
+        ("edge/cli.py", "import pydicom", "belongs into edge/sources/dicom/"),
     ],
 )
 def test_seams_planted_violation_is_found(tmp_path: Path, name: str, code: str, said: str) -> None:
-    for module in ("ring", "errors"):
-        path = tmp_path / "engines" / f"{module}.py"
-        path.parent.mkdir(exist_ok=True)
+    for module in ("ring.py", "errors.py", "openvino/__init__.py"):
+        path = tmp_path / "engines" / module
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +163,12 @@ def test_seams_planted_violation_is_found(tmp_path: Path, name: str, code: str, 
     [
         ("edge/errors.py", "from engines.errors import EdgeError"),
         ("edge/wire.py", "from engines import Bundle"),
-        ("edge/sources/dicom_file.py", "import pydicom"),
-        ("engines/torch_engine.py", "import torch"),
-        ("trainer/fit.py", "import torch, matplotlib\nfrom engines.bundle import write_manifest\nfrom . import clips"),
+        ("edge/sources/dicom/file.py", "import pydicom"),
+        ("engines/torch/engine.py", "import torch"),
+        (
+            "trainer/training/fit.py",
+            "import torch, matplotlib\nfrom engines.bundle import write_manifest\nfrom . import loop",
+        ),
     ],
 )
 def test_seams_allowed_import_is_no_violation(tmp_path: Path, name: str, code: str) -> None:

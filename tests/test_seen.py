@@ -14,16 +14,16 @@ from engines import PreprocessSpec
 from engines.bundle import load_bundle
 from tests.trainer_command import edge_train
 from trainer.commands.export import training_summary
-from trainer.content import content_sha256
-from trainer.decode import ClipSpec
-from trainer.fit import fit
-from trainer.manifest import Manifest, read_manifest
-from trainer.plan import make_plan
-from trainer.predictors import Card
+from trainer.data.content import content_sha256
+from trainer.data.decode import ClipSpec
+from trainer.data.manifest import Manifest, read_manifest
+from trainer.data.seen import NUM_DIGITS, Seen, find_seen
+from trainer.data.video import Video
+from trainer.inference.predictors import Card
+from trainer.inference.selection import select_videos
 from trainer.runs import load_run
-from trainer.seen import NUM_DIGITS, Seen, find_seen
-from trainer.selection import select_videos
-from trainer.video import Video
+from trainer.training.fit import fit
+from trainer.training.plan import make_plan
 
 
 def contents(video: Video) -> str:
@@ -174,7 +174,7 @@ def test_selection_of_a_run_finds_a_training_video_again_in_its_test(
 
 
 def test_unreadable_video_is_not_taken_for_a_seen_one(tmp_path: Path, phantom_manifest: Path) -> None:
-    from trainer.clips import ClipStore
+    from trainer.data.clips import ClipStore
 
     missing = dataclasses.replace(read_manifest(phantom_manifest).videos[0], path=tmp_path / "gone.mp4")
     store = ClipStore(tmp_path / "cache", PreprocessSpec())

@@ -18,7 +18,7 @@ from pydicom.pixels import apply_color_lut, convert_color_space, pixel_array
 from source_files import as_jpeg, dataset, encapsulated, noise, play, write_dicom, write_movie
 
 from edge.errors import SourceError
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.file import DicomFile
 
 GRAY, COLOR, WIDE = noise(3, 40, 48), noise(3, 40, 48, 3), noise(3, 40, 96).view(np.uint16)
 LOSSLESS = {

@@ -20,8 +20,8 @@ from pydicom.uid import (
 )
 
 from edge.errors import SourceError
-from edge.sources.dicom_bombs import MAX_IMAGE_PIXELS, MAX_INFLATED_BYTES, is_bomb
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.bombs import MAX_IMAGE_PIXELS, MAX_INFLATED_BYTES, is_bomb
+from edge.sources.dicom.file import DicomFile
 from edge.sources.stored import Damage
 from tests.source_files import as_jpeg, dataset, encapsulated, noise, play, write_dicom
 
@@ -61,7 +61,7 @@ def test_deflated_file_ends_where_its_stream_ends(tmp_path: Path, num_bytes_behi
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     (tmp_path / "stream").write_bytes(deflater.compress(bytes(200_000)) + deflater.flush() + bytes(num_bytes_behind))
     program = (
-        "import sys; from pathlib import Path; from edge.sources.dicom_bombs import inflates_too_far; "
+        "import sys; from pathlib import Path; from edge.sources.dicom.bombs import inflates_too_far; "
         "sys.exit(inflates_too_far(Path(sys.argv[1]), 0))"
     )
     # More than one chunk, so that something stays unconsumed; in its own process, for it guards against a hang.
@@ -101,7 +101,7 @@ def test_image_larger_inside_than_its_header_says_is_left_out(tmp_path: Path, sy
 PEAK = """
 import resource, sys
 from pathlib import Path
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.file import DicomFile
 number = sum(frame.pixels.shape == (300, 300) for frame in DicomFile(Path(sys.argv[1])).frames())
 print(number, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

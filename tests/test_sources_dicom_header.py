@@ -17,7 +17,7 @@ from source_files import dataset, encapsulated, noise, play, write_dicom
 
 from edge.errors import SourceError
 from edge.sources.base import Rect
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.file import DicomFile
 
 VECTOR = [0, 10, 20, 30]
 

@@ -10,9 +10,9 @@ import pytest
 
 from edge.frame import Frame
 from edge.sources.base import Pause, Trouble
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.file import DicomFile
+from edge.sources.dicom.spool import Spool, SpoolFullError, SpoolLimits
 from edge.sources.object_player import ObjectPlayer
-from edge.sources.spool import Spool, SpoolFullError, SpoolLimits
 from tests.dicom_peer import small_cine
 from tests.source_files import dataset, noise, write_dicom
 
@@ -120,7 +120,7 @@ def test_spool_object_that_is_refused_at_the_last_moment_is_not_found_later(
     def fail(_: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("edge.sources.spool._sync_folder", fail)
+    monkeypatch.setattr("edge.sources.dicom.spool._sync_folder", fail)
     with pytest.raises(SpoolFullError):
         incoming.commit()
     incoming.discard()

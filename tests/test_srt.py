@@ -12,7 +12,7 @@ import pytest
 from edge.errors import ConfigError, SourceError, SourceLost
 from edge.frame import Frame
 from edge.sources import open_source
-from edge.sources.srt import parse_srt
+from edge.sources.network.srt import parse_srt
 from tests.rtsp_server import RtpSender, number_of
 from tests.test_network_video import frames_of, free_udp_port, has_frames, items_of
 

@@ -10,10 +10,16 @@ import pytest
 from scipy import stats
 from sklearn.metrics import brier_score_loss, cohen_kappa_score
 
-from trainer import roc
-from trainer.calibration import Bin, choose_threshold, expected_calibration_error, fit_temperature, reliability
-from trainer.decision import decision_curve
-from trainer.statistics import Counts, association_test, mann_whitney_test, mcnemar_test, proportion_interval
+from trainer.evaluation import roc
+from trainer.evaluation.calibration import (
+    Bin,
+    choose_threshold,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
+from trainer.evaluation.decision import decision_curve
+from trainer.evaluation.statistics import Counts, association_test, mann_whitney_test, mcnemar_test, proportion_interval
 
 MARKERS = ("s100b", "wfns", "ndka")
 

@@ -17,13 +17,13 @@ import pytest
 from edge.config import Config
 from edge.errors import EngineError, SourceError
 from edge.frame import Frame
-from edge.heartbeat import Heart, RestartBudget, stuck_heart
-from edge.meters import Meters
+from edge.health.heartbeat import Heart, RestartBudget, stuck_heart
+from edge.health.meters import Meters
+from edge.health.systemd import Notifier
 from edge.pipeline import Pipeline
 from edge.prediction import State
 from edge.publish import Publisher
 from edge.sources.base import LiveItem, Pause, SourceInfo
-from edge.systemd import Notifier
 from engines import Engine, EngineOutput, load_bundle, load_engine
 
 DEADLINE_S = 60.0

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from tests.trainer_command import edge_train
-from trainer.predictions import Predictions
-from trainer.report_tables import demographics
-from trainer.table_one import table_one
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.table_one import table_one
+from trainer.report.tables import demographics
 
 SEXES = ("F", "F", "F", "F", "M", "M", "M", "M", "F", "F")
 AGES = (31, 32, 33, 35, 38, 41, 47, 52, 55, 71)

@@ -23,13 +23,13 @@ from small_bundle import NUM_FRAMES, export_small_bundle, randomised, small_bund
 from engines import cuda
 from engines.build import BuildOptions
 from engines.errors import EngineError
-from engines.plan_options import HARDWARE_COMPATIBILITY, LayerCounts, PlanOptions
+from engines.tensorrt.plan_options import HARDWARE_COMPATIBILITY, LayerCounts, PlanOptions
 from trainer.models.tin import TIN
 
 # its timing cache is there, and does nothing
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
-MODULES = ("engines.tensorrt_words", "engines.tensorrt_plan", "engines.tensorrt_build")
+MODULES = ("engines.tensorrt.words", "engines.tensorrt.plan", "engines.tensorrt.build")
 
 
 loaded = []
@@ -49,7 +49,7 @@ def tensorrt_build():
         patch.setitem(sys.modules, "tensorrt", stand_in)
         for name in MODULES:
             patch.delitem(sys.modules, name, raising=False)
-        yield importlib.import_module("engines.tensorrt_build")
+        yield importlib.import_module("engines.tensorrt.build")
         loaded.extend(sys.modules.pop(name) for name in MODULES)
 
 

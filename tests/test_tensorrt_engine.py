@@ -16,16 +16,17 @@ from hardware import missing
 from small_bundle import NUM_FRAMES, random_clips, small_bundle
 from test_cuda_engine import CLIP_TCHW, MeanProgram, assert_output, make_spec, random_frames
 
-from engines import cuda, tensorrt_engine
+from engines import cuda
 from engines.build import BuildOptions, build_engine
 from engines.bundle import add_files, describe_file, load_bundle
 from engines.cuda_engine import GRAPHS, CudaEngine
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
-from engines.plan_check import PlanHost
+from engines.tensorrt import engine as tensorrt_engine
+from engines.tensorrt.plan_check import PlanHost
 
-MODULES = ("engines.tensorrt_words", "engines.tensorrt_plan")
+MODULES = ("engines.tensorrt.words", "engines.tensorrt.plan")
 loaded = []
 """Modules whose logger TensorRT keeps for good."""
 
@@ -104,7 +105,7 @@ def test_plan_of_another_version_is_refused_before_it_is_loaded(stand_in, fake, 
     bundle = bundle_with(b"no plan", PlanHost("10.9.0.1", "Fake GPU", "8.9", "13.0"))
     with pytest.raises(EngineError, match=r"x\.plan was built by TensorRT 10\.9\.0\.1, this is .*edge-build"):
         tensorrt_engine.create(bundle)
-    assert "engines.tensorrt_plan" not in sys.modules
+    assert "engines.tensorrt.plan" not in sys.modules
     assert (fake.num_allocations, fake.open_handles) == (0, set())
 
 
@@ -137,7 +138,7 @@ def test_every_graph_of_a_plan_has_a_context_that_nothing_changes_afterwards(sta
     """TensorRT leaves open what a graph does whose context was changed; all of them share one scratch memory."""
     runtime = FakeRuntime(stand_in, fake, lambda: MeanProgram(fake))
     monkeypatch.setattr(stand_in, "Runtime", lambda logger: runtime)
-    from engines.tensorrt_plan import Plan
+    from engines.tensorrt.plan import Plan
 
     (tmp_path / "x.plan").write_bytes(b"a plan")
     gpu = cuda.Gpu(0)

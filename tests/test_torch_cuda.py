@@ -13,12 +13,15 @@ import torch
 from fake_cuda import Error, FakeCuda
 from small_bundle import NUM_FRAMES, random_clips, randomised, small_bundle, small_model
 
-from engines import cuda, torch_cuda, torch_engine, torch_tensorrt_build
+from engines import cuda
 from engines.build import BuildOptions, build_engine
 from engines.bundle import load_bundle
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
+from engines.torch import engine as torch_engine
+from engines.torch import gpu as torch_cuda
+from engines.torch import tensorrt_build as torch_tensorrt_build
 from tools.bench.cli import _choices
 from tools.engine_check import check_here
 from tools.parity_table import check_all

@@ -99,7 +99,7 @@ def test_missing_torch_is_refused_with_the_cure(bundle, monkeypatch):
 
 
 def test_module_import_leaves_torch_alone():
-    program = "import sys, engines.torch_engine; assert 'torch' not in sys.modules"
+    program = "import sys, engines.torch.engine; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

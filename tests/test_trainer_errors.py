@@ -13,10 +13,10 @@ from small_training import SETTINGS, fit_options
 from edge.errors import ConfigError
 from engines import PreprocessSpec
 from tests.trainer_command import edge_train
+from trainer.data.manifest import read_manifest
 from trainer.errors import RunError
-from trainer.fit import fit
-from trainer.manifest import read_manifest
 from trainer.runs import FINISHED, WEIGHTS_NAME, Run, build_network, load_run, write_run, write_weights
+from trainer.training.fit import fit
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def no_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     def predict(*_: object) -> None:
         raise AssertionError("began to predict")
 
-    monkeypatch.setattr("trainer.evaluate_videos.predict_video", predict)
+    monkeypatch.setattr("trainer.inference.evaluate_videos.predict_video", predict)
 
 
 @pytest.mark.parametrize(

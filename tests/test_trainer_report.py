@@ -20,10 +20,10 @@ from PIL import Image
 from edge.commandline import NOTICE
 from engines import PreprocessSpec
 from tests.trainer_command import edge_train
-from trainer.plots import Series, draw_confusion, draw_decision, draw_history, save_png
-from trainer.predictors import about_run
-from trainer.report_entries import load_contents
-from trainer.report_sections import evidence_text
+from trainer.evaluation.plots import Series, draw_confusion, draw_decision, draw_history, save_png
+from trainer.inference.predictors import about_run
+from trainer.report.entries import load_contents
+from trainer.report.sections import evidence_text
 from trainer.runs import FINISHED, Run, load_run, write_run
 
 EVIL = "<img src=http://evil.example/x>"
@@ -284,7 +284,7 @@ def test_report_of_metrics_changed_by_hand_names_file_and_key(
 def test_report_of_metrics_with_any_key_changed_names_it_or_shows_them(
     folder: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.report_sections._pictures", lambda *_: ())  # drawing takes long
+    monkeypatch.setattr("trainer.report.sections._pictures", lambda *_: ())  # drawing takes long
     shutil.copytree(folder / "ev-first", tmp_path / "ev")
     path = tmp_path / "ev" / "metrics.json"
     whole = {**json.loads(path.read_text(encoding="utf-8")), "model": about_run(load_run(folder / "run"))}

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from edge.daemon import _set_up_logging
-from edge.meters import Meters
+from edge.health.meters import Meters
+from edge.health.troubles import TroubleLog
 from edge.sources.base import Trouble
-from edge.troubles import TroubleLog
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("edge.troubles.time.monotonic", clock)
+    monkeypatch.setattr("edge.health.troubles.time.monotonic", clock)
     return clock
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from edge.errors import ConfigError, SourceError, SourceLost
 from edge.sources.options import SourceOptions
-from edge.sources.v4l2 import V4l2Source
-from edge.sources.v4l2_device import V4l2Device
-from edge.sources.v4l2_stream import V4l2Stream
+from edge.sources.v4l2.device import V4l2Device
+from edge.sources.v4l2.source import V4l2Source
+from edge.sources.v4l2.stream import V4l2Stream
 
 _CAPTURE = 0x04000001
 
@@ -41,8 +41,8 @@ class Driver:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     driver = Driver()
-    monkeypatch.setattr("edge.sources.v4l2_device.fcntl.ioctl", driver.ioctl)
-    monkeypatch.setattr("edge.sources.v4l2.capture_nodes", list)
+    monkeypatch.setattr("edge.sources.v4l2.device.fcntl.ioctl", driver.ioctl)
+    monkeypatch.setattr("edge.sources.v4l2.source.capture_nodes", list)
     return driver
 
 
@@ -114,7 +114,7 @@ def test_stream_of_a_device_that_goes_while_it_is_opened_is_a_loss_and_is_closed
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr("edge.sources.v4l2_stream.av.open", lambda *_, **__: Container())
+    monkeypatch.setattr("edge.sources.v4l2.stream.av.open", lambda *_, **__: Container())
     open_device()
     with V4l2Device(tmp_path / "video0") as device, pytest.raises(SourceLost, match="is gone"):
         V4l2Stream(device, {})

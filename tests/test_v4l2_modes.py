@@ -7,9 +7,9 @@ import pytest
 from edge.errors import ConfigError
 from edge.sources.options import SourceOptions
 from edge.sources.stored import ColourImage
-from edge.sources.v4l2_device import Layout, Mode
-from edge.sources.v4l2_modes import choose_mode, ffmpeg_options, parse_size
-from edge.sources.v4l2_pixels import jpeg_colour, to_image
+from edge.sources.v4l2.device import Layout, Mode
+from edge.sources.v4l2.modes import choose_mode, ffmpeg_options, parse_size
+from edge.sources.v4l2.pixels import jpeg_colour, to_image
 
 HD, VGA, SMALL = (1920, 1080), (640, 480), (320, 180)
 USB_GRABBER = [

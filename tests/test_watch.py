@@ -26,12 +26,12 @@ from edge.commandline import NOTICE
 from edge.evidence import Evidence
 from edge.picture import _place, overlay
 from edge.prediction import State
-from edge.watch_state import WatchState
-from edge.watch_view import render
+from edge.watch.state import WatchState
+from edge.watch.view import render
 from edge.wire import encode
 
 DEADLINE_S = DEADLINE_MS / 1e3
-WATCH = [sys.executable, "-m", "edge.watch"]
+WATCH = [sys.executable, "-m", "edge.watch.cli"]
 
 
 @pytest.fixture

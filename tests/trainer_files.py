@@ -7,7 +7,7 @@ from typing import Any
 
 from media import write_video
 
-from trainer.manifest import Manifest, Video
+from trainer.data.manifest import Manifest, Video
 
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

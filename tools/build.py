@@ -20,7 +20,7 @@ from engines.build import BUILDERS, BuildOptions, build_engine
 from engines.build import Progress as Tell
 from engines.bundle import read_manifest
 from engines.load import BACKENDS
-from engines.plan_options import PlanOptions
+from engines.tensorrt.plan_options import PlanOptions
 from tools.calibration import read_clips
 from tools.parity_table import print_checks
 from tools.rank import rank

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from edge.capture import CaptureLoop, CaptureSettings
 from edge.errors import ConfigError
+from edge.health.meters import Meters
 from edge.inference import ClipFrame
-from edge.meters import Meters
 from edge.roi import parse_roi
 from edge.sources import open_source
 from engines import Bundle

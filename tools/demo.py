@@ -48,7 +48,7 @@ def _play(source: str, seconds: float, picture: Path, log: Path) -> None:
         play += ["--wait-subscribers", "1", "--duration", f"{seconds}"]
         daemon = subprocess.Popen([sys.executable, "-m", "edge.cli", *play], stderr=log_stream)
         show = ["--connect", address, "--snapshot", str(picture)]
-        watch = subprocess.Popen([sys.executable, "-m", "edge.watch", *show])
+        watch = subprocess.Popen([sys.executable, "-m", "edge.watch.cli", *show])
         try:
             exit_code = daemon.wait()
             watch.wait(_END_S)

@@ -10,7 +10,7 @@ from pydicom.uid import PYDICOM_ROOT_UID, JPEGLSLossless, UltrasoundMultiFrameIm
 
 from edge import __version__
 from edge.phantom import Phantom
-from edge.phantom_node import CLASSES
+from edge.phantom.node import CLASSES
 
 NOTICE = (
     "Synthetic ultrasound from a simulated phantom; no patient was imaged. Research software, not a medical device."

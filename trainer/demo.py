@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from edge.phantom_node import CLASSES
+from edge.phantom.node import CLASSES
 from trainer.demo_data import FRAME_INTERVAL_MS, SPEC, Sweep, render_sweeps
 from trainer.demo_evaluate import best_threshold, evaluate, summarise
 from trainer.export import export_bundle

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from edge.phantom import Phantom
 from edge.preprocess import preprocess
-from trainer.clips import ClipStore, default_cache_dir
-from trainer.manifest import read_manifest
+from trainer.data.clips import ClipStore, default_cache_dir
+from trainer.data.manifest import read_manifest
+from trainer.data.video import ManifestError
 from trainer.runs import Run
-from trainer.video import ManifestError
 
 NUM_CLIPS = 4
 

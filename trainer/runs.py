@@ -57,14 +57,14 @@ class Run:
     split: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     """Ids of the videos under `train`, `validation` and `test`."""
     video_digests: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
-    """Of the contents of the videos under `train` and `validation`, as `trainer.seen` says; also of earlier runs that
-    training started from."""
+    """Of the contents of the videos under `train` and `validation`, as `trainer.data.seen` says; also of earlier runs
+    that training started from."""
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Id to reason of the videos that could not be used."""
     threshold: float = 0.5
     """Operating point on the positive class's probability, chosen on the validation videos."""
-    threshold_rule: str = "youden"  # `trainer.calibration.DEFAULT_RULE`, without loading SciPy
-    """How it is chosen; see `trainer.calibration.choose_threshold`."""
+    threshold_rule: str = "youden"  # `trainer.evaluation.calibration.DEFAULT_RULE`, without loading SciPy
+    """How it is chosen; see `trainer.evaluation.calibration.choose_threshold`."""
     temperature: float = 1.0
     """The logits are divided by it before the softmax."""
     validation: Mapping[str, Any] = dataclasses.field(default_factory=dict)

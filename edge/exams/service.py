@@ -8,10 +8,10 @@ from edge.config import Config
 from edge.control import ControlServer
 from edge.exams.archive import ExamArchive
 from edge.exams.keeper import ExamKeeper, KeeperSettings
+from edge.exams.reporter import Reporter
 from edge.exams.store import ExamStore, default_state_folder
-from edge.meters import Meters
+from edge.health.meters import Meters
 from edge.publish import Publisher
-from edge.reporter import Reporter
 from edge.terms import Terms
 
 if TYPE_CHECKING:

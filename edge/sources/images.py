@@ -12,7 +12,7 @@ from PIL import Image
 from edge.errors import SourceError
 from edge.frame import StoredObject, UInt8Image
 from edge.sources.base import SourceInfo
-from edge.sources.dicom_file import DicomFile
+from edge.sources.dicom.file import DicomFile
 from edge.sources.kinds import is_dicom, is_image
 from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import DEFAULT_INTERVAL_MS, Damage, Picture, StoredSource

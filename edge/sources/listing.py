@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import SourceError
-from edge.sources.v4l2_device import Mode, V4l2Device, capture_nodes
-from edge.sources.v4l2_modes import FFMPEG_NAMES
+from edge.sources.v4l2.device import Mode, V4l2Device, capture_nodes
+from edge.sources.v4l2.modes import FFMPEG_NAMES
 
 
 class ListSources(argparse.Action):

@@ -11,7 +11,7 @@ from typing import Protocol
 from edge.errors import EdgeError
 from edge.frame import Frame, StoredObject
 from edge.sources.base import LiveItem, Pause, RecordedSource, Trouble
-from edge.sources.dicom_pixels import DECODE_ERRORS
+from edge.sources.dicom.pixels import DECODE_ERRORS
 from edge.sources.object_id import salted_hash
 
 _log = logging.getLogger(__name__)

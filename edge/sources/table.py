@@ -11,7 +11,7 @@ from edge.errors import ConfigError, SourceError
 from edge.sources.base import RecordedSource, Source
 from edge.sources.kinds import is_dicom, is_image, is_recording, is_video
 from edge.sources.looped import LoopedSource
-from edge.sources.network_address import is_mistyped, is_network, parse_network
+from edge.sources.network.address import is_mistyped, is_network, parse_network
 from edge.sources.options import SourceOptions
 
 FILES_ALLOWED = "a video file (.mp4 .mov .mpeg .avi .mkv ...), a DICOM file (.dcm), an image or a folder of images"
@@ -80,7 +80,7 @@ def _open_once(uri: str, options: SourceOptions) -> Source:
 def _open_demo() -> Source:
     import pydicom.examples
 
-    from edge.sources.dicom_file import DicomFile
+    from edge.sources.dicom.file import DicomFile
 
     return DicomFile(Path(pydicom.examples.get_path("ybr_color")), kind="demo", region=_DEMO_REGION)
 
@@ -96,20 +96,20 @@ def _open_phantom(seed: str) -> Source:
 
 
 def _open_v4l2(path: Path, options: SourceOptions) -> Source:
-    from edge.sources.v4l2 import V4l2Source
+    from edge.sources.v4l2.source import V4l2Source
 
     return V4l2Source(path, options)
 
 
 def _open_dicom_listener(uri: str, options: SourceOptions) -> Source:
-    from edge.sources.dicom_address import parse_address
-    from edge.sources.dicom_listener import DicomListener
+    from edge.sources.dicom.address import parse_address
+    from edge.sources.dicom.listener import DicomListener
 
     return DicomListener(parse_address(uri), options)
 
 
 def _open_network(uri: str, options: SourceOptions) -> Source:
-    from edge.sources.network import NetworkVideo
+    from edge.sources.network.source import NetworkVideo
 
     return NetworkVideo(parse_network(uri), options)
 
@@ -137,7 +137,7 @@ def _open_video(path: Path) -> Source:
 
 
 def _open_dicom(path: Path) -> Source:
-    from edge.sources.dicom_file import DicomFile
+    from edge.sources.dicom.file import DicomFile
 
     return DicomFile(path)
 

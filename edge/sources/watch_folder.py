@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge.errors import SourceError
 from edge.sources.base import LiveItem, SourceInfo, Trouble
-from edge.sources.dicom_address import state_folder
+from edge.sources.dicom.address import state_folder
 from edge.sources.object_player import ObjectPlayer, Opener
 from edge.sources.stored import DEFAULT_INTERVAL_MS
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from engines import Bundle
-from engines.openvino_engine import read_network
+from engines.openvino.engine import read_network
 
 
 def count_gflop(bundle: Bundle) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge.commandline import Parser, print_line, run_command
 from edge.errors import EdgeError
-from engines.torch_cuda import import_torch
+from engines.torch.gpu import import_torch
 from tools.children import Child, running
 
 _SIZES = (1024, 2048)

@@ -77,7 +77,7 @@ def _cuda() -> Answer:
 
 
 def _tensorrt() -> Answer:
-    from engines import tensorrt_engine
+    from engines.tensorrt import engine as tensorrt_engine
 
     if (trouble := tensorrt_engine.probe()) is not None:  # it asks CUDA before TensorRT
         return {"trouble": trouble}

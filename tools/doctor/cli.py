@@ -10,8 +10,8 @@ from edge.commandline import Parser, run_command
 from edge.config import Config, read_config
 from edge.curve import check_address
 from edge.errors import BindError, ConfigError, EngineError, SourceError
-from edge.sources.dicom_address import state_folder
-from edge.sources.spool import SpoolLimits
+from edge.sources.dicom.address import state_folder
+from edge.sources.dicom.spool import SpoolLimits
 from tools.doctor import clocks, codecs, devices, machine, ports, python
 from tools.doctor import engines as engines_here
 from tools.doctor.finding import Check, examine

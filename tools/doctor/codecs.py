@@ -64,8 +64,8 @@ def _dicom_decoders() -> Iterator[tuple[str, str]]:
     """Yield each transfer syntax's name and its decoder, empty where none is here."""
     from pydicom.uid import AllTransferSyntaxes
 
-    from edge.sources.dicom_pixels import find_decoder, find_plugin
-    from edge.sources.dicom_video import is_video
+    from edge.sources.dicom.pixels import find_decoder, find_plugin
+    from edge.sources.dicom.video import is_video
 
     for uid in AllTransferSyntaxes:
         if is_video(uid):
@@ -77,7 +77,7 @@ def _dicom_decoders() -> Iterator[tuple[str, str]]:
 
 def check_srt() -> Iterator[Finding]:
     """Look for libsrt, which only srt:// needs."""
-    from edge.sources import srt
+    from edge.sources.network import srt
 
     if (trouble := srt.probe()) is None:
         yield Finding("SRT", Verdict.OK, "libsrt is there")

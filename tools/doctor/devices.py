@@ -12,8 +12,8 @@ from pathlib import Path
 from edge.errors import ConfigError, SourceError
 from edge.sources.listing import lasting_names
 from edge.sources.options import SourceOptions
-from edge.sources.v4l2_device import V4l2Device, capture_nodes
-from edge.sources.v4l2_modes import FFMPEG_NAMES, choose_mode
+from edge.sources.v4l2.device import V4l2Device, capture_nodes
+from edge.sources.v4l2.modes import FFMPEG_NAMES, choose_mode
 from tools.doctor.finding import Finding, Verdict, as_root, user_name
 from tools.doctor.machine import is_container
 

@@ -20,14 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from trainer.manifest import read_manifest
+    from trainer.data.manifest import read_manifest
 
     manifest = read_manifest(options.manifest)  # before the slow imports: a fault shows at once
 
     from engines import PreprocessSpec
-    from trainer.check_report import print_report
-    from trainer.checks import check_manifest
-    from trainer.clips import ClipStore, default_cache_dir
+    from trainer.checks.findings import check_manifest
+    from trainer.checks.report import print_report
+    from trainer.data.clips import ClipStore, default_cache_dir
 
     store = ClipStore(options.cache or default_cache_dir(), PreprocessSpec())
     print_report(manifest, check_manifest(manifest, store))

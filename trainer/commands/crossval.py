@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from trainer.crossval import cross_validate
+    from trainer.training.crossval import cross_validate
 
     summary = cross_validate(fit_options(options))
     if summary:

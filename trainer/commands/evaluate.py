@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("give BUNDLE|RUN and MANIFEST, or --predictions CSV; see edge-train evaluate --help")
     if options.threshold is not None:
         raise ConfigError("--threshold goes with --predictions; a run or a bundle has its own, chosen in validation")
-    from trainer.evaluate_videos import evaluate_videos
+    from trainer.inference.evaluate_videos import evaluate_videos
 
     return evaluate_videos(options)
 
@@ -74,10 +74,10 @@ def _refuse_options_of_videos(options: argparse.Namespace) -> None:
 
 def _evaluate_table(options: argparse.Namespace) -> int:
     from engines.bundle import sha256_of
-    from trainer.evaluate import Setup, evaluate
-    from trainer.evaluation_folder import new_evaluation
-    from trainer.predictions import read_predictions, read_readers
-    from trainer.summary import print_summary
+    from trainer.evaluation.evaluate import Setup, evaluate
+    from trainer.evaluation.folder import new_evaluation
+    from trainer.evaluation.predictions import read_predictions, read_readers
+    from trainer.evaluation.summary import print_summary
 
     threshold = _DEFAULT_THRESHOLD if options.threshold is None else options.threshold
     if not 0 <= threshold <= 1:

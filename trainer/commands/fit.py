@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.models import MODELS
-from trainer.recipe import PRESETS
+from trainer.training.recipe import PRESETS
 
 DESCRIPTION = "Train one network on labelled videos; threshold and temperature come from the validation videos."
 EXAMPLE = "fit manifest.csv --model tin-r18 --out runs/first --preset best --set epochs=50"
@@ -47,8 +47,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fit_options(options: argparse.Namespace) -> Any:
-    """Return the options as `trainer.fit.fit` takes them."""
-    from trainer.plan import FitOptions
+    """Return the options as `trainer.training.fit.fit` takes them."""
+    from trainer.training.plan import FitOptions
 
     given = vars(options)
     names = FitOptions.__dataclass_fields__.keys() & given.keys()
@@ -57,12 +57,12 @@ def fit_options(options: argparse.Namespace) -> Any:
 
 def run(options: argparse.Namespace) -> int:
     if options.profile is not None:
-        from trainer.profile import profile
+        from trainer.training.profile import profile
 
         print(profile(fit_options(options), options.profile))
         return 0
-    from trainer.fit import fit
     from trainer.runs import FINISHED, describe_result
+    from trainer.training.fit import fit
 
     trained = fit(fit_options(options))
     if trained.state == FINISHED:  # other processes of the same training have nothing to tell

@@ -10,7 +10,7 @@ from engines import PreprocessSpec
 from trainer.models import MODELS
 
 if TYPE_CHECKING:
-    from trainer.checkpoints import Imported
+    from trainer.checkpoints.network import Imported
 
 DESCRIPTION = (
     "Turn a public checkpoint into a run: mmaction2 TIN, TSM or TSN; torchvision ResNets, R(2+1)D, Inception v3 and "
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     classes = parse_classes(options.classes)
     if (options.out / "run.json").exists():
         raise ConfigError(f"{options.out} holds a run already; give another --out, or remove it")
-    from trainer.checkpoints import import_network
+    from trainer.checkpoints.network import import_network
     from trainer.runs import IMPORTED, WEIGHTS_NAME, Run, write_run, write_weights
 
     imported = import_network(options.checkpoint, options.model, classes=classes, in_channels=options.channels)

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {options.out} is no page; give a file name that ends in .html")
-    from trainer.report import write_report
+    from trainer.report.page import write_report
 
     page, folder = write_report(options.folders, options.out, options.title)
     print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB), and its pictures and tables in {folder}")

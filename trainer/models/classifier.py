@@ -15,7 +15,7 @@ class Classifier(nn.Module, abc.ABC):
         pixel_mean: Mean of the pixels (0..1) a channel; carried in the graph, as is the next.
         pixel_std: Standard deviation of the pixels (0..1) a channel.
         constant_plane: Give the first convolution one more channel, which is 1 inside the image and 0 in the padding
-            around it. With it a network of colour images takes gray ones exactly (see `trainer.checkpoints`).
+            around it. With it a network of colour images takes gray ones exactly (see `trainer.checkpoints.network`).
     """
 
     def __init__(

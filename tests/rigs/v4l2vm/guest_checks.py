@@ -30,7 +30,7 @@ from edge.reconnect import play_through_losses  # noqa: E402
 from edge.sources.base import LiveItem, Pause, Trouble  # noqa: E402
 from edge.sources.listing import list_sources  # noqa: E402
 from edge.sources.options import SourceOptions  # noqa: E402
-from edge.sources.v4l2 import V4l2Source  # noqa: E402
+from edge.sources.v4l2.source import V4l2Source  # noqa: E402
 
 NUM_CYCLES = int(os.environ.get("NUM_CYCLES", "30"))
 RESULTS, BUNDLE = Path("/guestshare/results.json"), Path("/guestshare/bundle")

@@ -1,0 +1,1 @@
+"""From tables of predictions to figures, tables and pictures. Needs neither videos nor torch."""
