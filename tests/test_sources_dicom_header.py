@@ -139,6 +139,24 @@ def test_region_beyond_the_image_is_told(
     )
 
 
+def test_region_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    ds = dataset(noise(1, 30, 40), SequenceOfUltrasoundRegions=[_region(LARGE), _region(SMALL)])
+    path = write_dicom(tmp_path / "a.dcm", ds)
+    # the first one's RegionSpatialFormat becomes half a floating-point number
+    before, after = b"\x18\x00\x12\x60US\x02\x00\x01\x00", b"\x18\x00\x12\x60FL\x02\x00xx"
+    assert path.read_bytes().count(before) == 2
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    assert DicomFile(path).info.region == (5, 5, 5, 5)
+
+
+def test_volume_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ds = dataset(noise(3, 8, 8), SOPClassUID=uids.EnhancedUSVolumeStorage)
+    with caplog.at_level(logging.WARNING):
+        DicomFile(write_dicom(tmp_path / "a.dcm", ds))
+    [record] = caplog.records
+    assert record.getMessage() == "'a.dcm' is a volume: its frames are slices and no moments of a cine; give a cine"
+
+
 def _compressed(num_frames: int, syntax: uids.UID = uids.RLELossless) -> Dataset:
     ds = dataset(noise(num_frames, 40, 48))
     ds.compress(syntax, generate_instance_uid=False)
