@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import msgpack
 import numpy as np
 import pydicom
@@ -274,6 +275,11 @@ def test_heatmap_outline_lies_on_the_evidence(report: Path, summary: ExamSummary
     peak = (x + (column + 0.5) * width / keyframe.map_hw.shape[1], y + (row + 0.5) * height / keyframe.map_hw.shape[0])
     assert (points.min(axis=0) < peak).all()
     assert (points.max(axis=0) > peak).all()
+    # through the middles of the outermost pixels; (0, 0) is the corner of the first one (PS3.3, section C.10.5)
+    assert (points % 1 == 0.5).all()
+    smooth = cv2.resize(keyframe.map_hw, (width, height), interpolation=cv2.INTER_CUBIC)
+    rows, columns = np.nonzero(smooth >= 0.5)
+    assert points.min(axis=0).tolist() == [x + columns.min() + 0.5, y + rows.min() + 0.5]
 
 
 def test_report_joins_the_study_of_the_image_it_is_given(exam: Path, tmp_path: Path) -> None:
