@@ -17,12 +17,13 @@ from certificates import Certificates
 from daemon import record, run_command
 from pacs import Store
 
+from edge.errors import ConfigError
 from edge.exams.exam import ExamSummary, summarise
 from edge.recording.layout import pack_message, read_messages
 from edge.recording.reader import Recording
 from edge.report.address import Pacs
 from edge.report.build import write_report
-from edge.report.dicom_common import study_without_patient
+from edge.report.dicom_common import study_of_file, study_without_patient
 from edge.report.dicom_images import heatmap_keyframe
 from edge.report.pacs import send
 
@@ -280,6 +281,20 @@ def test_heatmap_outline_lies_on_the_evidence(report: Path, summary: ExamSummary
     smooth = cv2.resize(keyframe.map_hw, (width, height), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.nonzero(smooth >= 0.5)
     assert points.min(axis=0).tolist() == [x + columns.min() + 0.5, y + rows.min() + 0.5]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # as edge.sources sets it outside of pytest
+@pytest.mark.parametrize("damage", [b"\x10\x00\x20\x00ZI", b"\x10\x00\x20\x00US"], ids=["no VR", "odd length"])
+def test_study_of_a_damaged_file_is_refused_in_one_line(tmp_path: Path, damage: bytes) -> None:
+    content = Path(pydicom.examples.get_path("ybr_color")).read_bytes()
+    head = b"\x10\x00\x20\x00LO"
+    at = content.index(head)
+    length = int.from_bytes(content[at + 6 : at + 8], "little")
+    odd = content[:at] + damage + (length - 1).to_bytes(2, "little") + content[at + 9 :]
+    (tmp_path / "a.dcm").write_bytes(odd)
+    with pytest.raises(ConfigError, match="give an image of the exam") as caught:
+        study_of_file(tmp_path / "a.dcm")
+    assert "\n" not in str(caught.value)
 
 
 def test_report_joins_the_study_of_the_image_it_is_given(exam: Path, tmp_path: Path) -> None:
