@@ -114,6 +114,7 @@ LARGE, SMALL = (2, 1, 30, 20), (5, 5, 9, 9)
         ([_region(LARGE, spatial_format=2)], None),
         ([_region(LARGE, data_type=2)], (2, 1, 29, 20)),
         ([Dataset(), _region(SMALL)], (5, 5, 5, 5)),
+        ([_region((0, 0, 18, 29)), _region((20, 0, 38, 29))], (0, 0, 19, 30)),
     ],
 )
 def test_regions_give_the_largest_tissue_image(tmp_path: Path, regions: list[Dataset], expected: Rect | None) -> None:

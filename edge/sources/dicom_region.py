@@ -15,7 +15,10 @@ BOUNDS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "
 
 
 def ultrasound_region(header: Dataset, size_wh: tuple[int, int]) -> Rect | None:
-    """Return the largest 2D region, tissue before all others, clipped to the image; None where there is none."""
+    """Return the largest 2D region, tissue before all others, clipped to the image; None where there is none.
+
+    Of equal ones the first: where scanners show two images side by side, colour flow is in the second.
+    """
     candidates = []
     for region in header.get("SequenceOfUltrasoundRegions") or ():
         try:
@@ -29,7 +32,7 @@ def ultrasound_region(header: Dataset, size_wh: tuple[int, int]) -> Rect | None:
             candidates.append((is_tissue, rect[2] * rect[3], rect, stated))
     if not candidates:
         return None
-    _, _, rect, stated = max(candidates)
+    _, _, rect, stated = max(candidates, key=lambda candidate: candidate[:2])
     if rect != stated:
         _warn(stated, size_wh)
     return rect
