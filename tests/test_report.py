@@ -239,6 +239,28 @@ def test_report_of_a_damaged_recording_says_what_was_passed_over(exam: Path, tmp
     )
 
 
+def test_summary_passes_over_messages_that_were_overwritten(
+    exam: Path, summary: ExamSummary, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(exam, tmp_path / "exam")
+    path = tmp_path / "exam" / "000001.messages"
+    packed, num_left = [], {"torn": 3, "lacking": 2}
+    for parts in read_messages(path):
+        if parts[0].startswith(b"prediction.") and num_left["torn"]:
+            num_left["torn"] -= 1
+            parts[1] = b"\xff" * len(parts[1])
+        elif parts[0].startswith(b"prediction.") and num_left["lacking"]:
+            num_left["lacking"] -= 1
+            parts[1] = parts[1].replace(b"probabilities", b"probabilitie?")
+        packed.append(pack_message(parts))
+    path.write_bytes(b"".join(packed))
+    assert summarise(Recording(tmp_path / "exam")).num_windows == summary.num_windows - 5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} holds 3 damaged messages; they are passed over",
+        f"{path} holds 2 messages that lack something; they are passed over",
+    ]
+
+
 def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
     several = tmp_path / "several"
     shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
