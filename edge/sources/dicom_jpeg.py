@@ -67,15 +67,9 @@ def as_components(encoded: bytes, stated: str) -> tuple[bytes, str]:
     if len(ids) != 3:
         return encoded, stated
     is_ybr = has_jfif or transform == 1
+    is_probably_ybr = is_ybr or (transform is None and len(set(sampling)) > 1)  # nobody subsamples green and blue
     if not is_ybr and ids in _RGB_IDS:
-        colours = "RGB"
-    elif not stated.startswith("YBR") and (is_ybr or (transform is None and _is_subsampled(sampling))):
-        colours = "YBR_FULL"
-    else:
-        colours = stated
-    return b"".join([*kept, encoded[last_end:]]), colours
-
-
-def _is_subsampled(sampling: bytes) -> bool:
-    """Whether components have fewer samples than others: nobody does so with green and blue."""
-    return len(set(sampling)) > 1
+        stated = "RGB"
+    elif is_probably_ybr and not stated.startswith("YBR"):
+        stated = "YBR_FULL"
+    return b"".join([*kept, encoded[last_end:]]), stated
