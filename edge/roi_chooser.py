@@ -3,7 +3,7 @@
 import logging
 
 from edge.frame import Frame, StoredObject
-from edge.roi import RoiFinder, check_inside
+from edge.roi import RoiFinder, check_inside, clip_to
 from edge.sources.base import Rect
 
 _log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class RoiChooser:
             self.roi = self._wanted
         elif self._wanted == "full":
             self.roi = (0, 0, *size_wh)
-        elif region is not None and is_first:
-            self.roi = region
+        elif region is not None and is_first and (inside := clip_to(region, size_wh)) is not None:
+            self.roi = inside  # a video in a DICOM file may be smaller than its header says
             _log.info("ROI: %dx%d at %d,%d, what the file's region leaves of the image", *self.roi[2:], *self.roi[:2])
         else:
             self._finder = RoiFinder()

@@ -175,12 +175,40 @@ def test_cut_files_are_read_up_to_the_cut(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "a.frames").write_bytes(whole[:-5])
     assert read_frame_times(tmp_path / "a.frames") == [times] * 2
     packed = pack_message([b"topic", b"header", b""])
-    for rest in (packed[:9], bytes(100), b"", b"\xff" * 30 + packed):  # a cut, a lost power, none, and garbage
+    for rest in (packed[:9], bytes(100), b"", b"\xff" * 30):  # a cut, a lost power, none, and garbage
         caplog.clear()
         (tmp_path / "a.messages").write_bytes(packed * 2 + rest)
         assert list(read_messages(tmp_path / "a.messages")) == [[b"topic", b"header", b""]] * 2
         told = [f"its last {len(rest)} bytes hold no whole message"] if rest else []
         assert [entry.getMessage().partition(": ")[2].partition(" and")[0] for entry in caplog.records] == told
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff" * 30,
+        bytes(100),
+        pack_message([b"prediction.us", b"{}", b"x" * 50])[:30] * 3,
+        b"prediction.us" * 5,
+    ],
+)
+def test_messages_behind_damage_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
+    path = tmp_path / "a.messages"
+    prediction, status = [b"prediction.us", b"{}", b"heatmap"], [b"status.us", b"{}"]
+    whole = pack_message(status) + pack_message(prediction)
+    path.write_bytes(whole + damage + pack_message(prediction) * 2 + pack_message(status) + damage[:3])
+    assert list(read_messages(path)) == [status, prediction, prediction, prediction, status]
+    assert [entry.getMessage() for entry in caplog.records] == [
+        f"{path} was damaged: {len(damage)} bytes in its midst hold no whole message and are passed over",
+        f"{path} was cut or damaged: its last 3 bytes hold no whole message and are passed over",
+    ]
+
+
+def test_messages_behind_damage_at_the_start_are_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.messages"
+    path.write_bytes(b"\xff" * 8 + pack_message([b"status.us", b"{}"]))
+    assert list(read_messages(path)) == []
+    assert "its last 31 bytes hold no whole message" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import msgpack
 import numpy as np
 import pydicom
@@ -16,12 +17,13 @@ from certificates import Certificates
 from daemon import record, run_command
 from pacs import Store
 
+from edge.errors import ConfigError
 from edge.exams.exam import ExamSummary, summarise
 from edge.recording.layout import pack_message, read_messages
 from edge.recording.reader import Recording
 from edge.report.address import Pacs
 from edge.report.build import write_report
-from edge.report.dicom_common import study_without_patient
+from edge.report.dicom_common import study_of_file, study_without_patient
 from edge.report.dicom_images import heatmap_keyframe
 from edge.report.pacs import send
 
@@ -231,11 +233,32 @@ def test_report_of_a_damaged_recording_says_what_was_passed_over(exam: Path, tmp
     place = sum(len(pack_message(parts)) for parts in list(read_messages(path))[:40])
     path.write_bytes(whole[:place] + b"\xff" * 100 + whole[place:])
     done = run_command(str(tmp_path / "exam"), module="edge.report.cli")
-    num_bytes = 100 + len(whole) - place
     assert done.returncode == 0
     assert done.stderr == (
-        f"warning: {path} was cut or damaged: its last {num_bytes} bytes hold no whole message and are passed over\n"
+        f"warning: {path} was damaged: 100 bytes in its midst hold no whole message and are passed over\n"
     )
+
+
+def test_summary_passes_over_messages_that_were_overwritten(
+    exam: Path, summary: ExamSummary, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(exam, tmp_path / "exam")
+    path = tmp_path / "exam" / "000001.messages"
+    packed, num_left = [], {"torn": 3, "lacking": 2}
+    for parts in read_messages(path):
+        if parts[0].startswith(b"prediction.") and num_left["torn"]:
+            num_left["torn"] -= 1
+            parts[1] = b"\xff" * len(parts[1])
+        elif parts[0].startswith(b"prediction.") and num_left["lacking"]:
+            num_left["lacking"] -= 1
+            parts[1] = parts[1].replace(b"probabilities", b"probabilitie?")
+        packed.append(pack_message(parts))
+    path.write_bytes(b"".join(packed))
+    assert summarise(Recording(tmp_path / "exam")).num_windows == summary.num_windows - 5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} holds 3 damaged messages; they are passed over",
+        f"{path} holds 2 messages that lack something; they are passed over",
+    ]
 
 
 def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
@@ -275,6 +298,25 @@ def test_heatmap_outline_lies_on_the_evidence(report: Path, summary: ExamSummary
     peak = (x + (column + 0.5) * width / keyframe.map_hw.shape[1], y + (row + 0.5) * height / keyframe.map_hw.shape[0])
     assert (points.min(axis=0) < peak).all()
     assert (points.max(axis=0) > peak).all()
+    # through the middles of the outermost pixels; (0, 0) is the corner of the first one (PS3.3, section C.10.5)
+    assert (points % 1 == 0.5).all()
+    smooth = cv2.resize(keyframe.map_hw, (width, height), interpolation=cv2.INTER_CUBIC)
+    rows, columns = np.nonzero(smooth >= 0.5)
+    assert points.min(axis=0).tolist() == [x + columns.min() + 0.5, y + rows.min() + 0.5]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # as edge.sources sets it outside of pytest
+@pytest.mark.parametrize("damage", [b"\x10\x00\x20\x00ZI", b"\x10\x00\x20\x00US"], ids=["no VR", "odd length"])
+def test_study_of_a_damaged_file_is_refused_in_one_line(tmp_path: Path, damage: bytes) -> None:
+    content = Path(pydicom.examples.get_path("ybr_color")).read_bytes()
+    head = b"\x10\x00\x20\x00LO"
+    at = content.index(head)
+    length = int.from_bytes(content[at + 6 : at + 8], "little")
+    odd = content[:at] + damage + (length - 1).to_bytes(2, "little") + content[at + 9 :]
+    (tmp_path / "a.dcm").write_bytes(odd)
+    with pytest.raises(ConfigError, match="give an image of the exam") as caught:
+        study_of_file(tmp_path / "a.dcm")
+    assert "\n" not in str(caught.value)
 
 
 def test_report_joins_the_study_of_the_image_it_is_given(exam: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from edge.errors import ConfigError
 from edge.frame import Frame
 from edge.roi import RoiFinder, check_inside, clip_to, parse_roi
+from edge.roi_chooser import RoiChooser
 
 Box = tuple[int, int, int, int]
 
@@ -171,3 +172,16 @@ def test_clip_to_rectangle_partly_or_wholly_outside() -> None:
     assert clip_to((84, 31, 512, 384), (320, 240)) == (84, 31, 236, 209)
     assert clip_to((-5, -5, 10, 10), (320, 240)) == (0, 0, 5, 5)
     assert clip_to((320, 0, 10, 10), (320, 240)) is None
+
+
+@pytest.mark.parametrize(
+    ("region", "expected"),
+    [
+        ((10, 10, 20, 20), (10, 10, 20, 20)),
+        ((90, 50, 51, 51), (90, 50, 6, 14)),
+        ((100, 70, 51, 51), None),  # it is looked for
+    ],
+)
+def test_region_of_a_file_is_taken_as_far_as_the_image_goes(region: Box, expected: Box | None) -> None:
+    frame = Frame(np.zeros((64, 96), np.uint8), 0, 0, 0, 0)
+    assert RoiChooser("auto", region).add(frame) == expected

@@ -194,7 +194,7 @@ SIGNED = np.array([[[-2048, -1024, 0, 1023, 2047]]], np.int16)
         (STEPS // 16, {"BitsStored": 4, "HighBit": 3}, [0, 68, 136, 187, 255]),
         (SIGNED, {"BitsStored": 12, "HighBit": 11}, [0, 64, 128, 191, 255]),
         (SIGNED, {"WindowCenter": 0, "WindowWidth": 2049}, [0, 0, 128, 255, 255]),
-        (SIGNED, {"BitsStored": 12, "RescaleSlope": -1, "RescaleIntercept": 0}, [255, 191, 127, 64, 0]),
+        (SIGNED, {"BitsStored": 12, "HighBit": 11, "RescaleSlope": -1, "RescaleIntercept": 0}, [255, 191, 127, 64, 0]),
         ((SIGNED + 2048).astype(np.uint16), {"BitsStored": 12, "HighBit": 11}, [0, 64, 128, 191, 255]),
         (
             SIGNED,

@@ -114,6 +114,7 @@ LARGE, SMALL = (2, 1, 30, 20), (5, 5, 9, 9)
         ([_region(LARGE, spatial_format=2)], None),
         ([_region(LARGE, data_type=2)], (2, 1, 29, 20)),
         ([Dataset(), _region(SMALL)], (5, 5, 5, 5)),
+        ([_region((0, 0, 18, 29)), _region((20, 0, 38, 29))], (0, 0, 19, 30)),
     ],
 )
 def test_regions_give_the_largest_tissue_image(tmp_path: Path, regions: list[Dataset], expected: Rect | None) -> None:
@@ -137,6 +138,24 @@ def test_region_beyond_the_image_is_told(
         if is_told
         else []
     )
+
+
+def test_region_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    ds = dataset(noise(1, 30, 40), SequenceOfUltrasoundRegions=[_region(LARGE), _region(SMALL)])
+    path = write_dicom(tmp_path / "a.dcm", ds)
+    # the first one's RegionSpatialFormat becomes half a floating-point number
+    before, after = b"\x18\x00\x12\x60US\x02\x00\x01\x00", b"\x18\x00\x12\x60FL\x02\x00xx"
+    assert path.read_bytes().count(before) == 2
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    assert DicomFile(path).info.region == (5, 5, 5, 5)
+
+
+def test_volume_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ds = dataset(noise(3, 8, 8), SOPClassUID=uids.EnhancedUSVolumeStorage)
+    with caplog.at_level(logging.WARNING):
+        DicomFile(write_dicom(tmp_path / "a.dcm", ds))
+    [record] = caplog.records
+    assert record.getMessage() == "'a.dcm' is a volume: its frames are slices and no moments of a cine; give a cine"
 
 
 def _compressed(num_frames: int, syntax: uids.UID = uids.RLELossless) -> Dataset:

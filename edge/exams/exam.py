@@ -1,13 +1,14 @@
 """An exam's summary, from a recording: the probability over all of it, and the pictures of its strongest windows."""
 
 import dataclasses
+import logging
 import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import SourceError
+from edge.errors import SourceError, WireError
 from edge.evidence import Evidence, find_evidence
 from edge.exams.statistics import LogitMean
 from edge.frame import UInt8Image
@@ -16,6 +17,8 @@ from edge.prediction import State
 from edge.recording.layout import FrameTimes
 from edge.recording.reader import Recording, Segment
 from edge.sources.base import Rect
+
+_log = logging.getLogger(__name__)
 
 NUM_KEYFRAMES = 4
 _MIN_DISTANCE_NS = 1_000_000_000
@@ -115,8 +118,20 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
 
 def _predictions(segment: Segment) -> list[PredictionMessage]:
     arrival = Arrival(t_received_ns=0, host="", stale_after_ms=math.inf)
-    messages = (read_message(message, arrival) for message in segment.messages())
-    return [m for m in messages if isinstance(m, PredictionMessage) and m.sent_state is State.LIVE]
+    predictions, num_damaged = [], 0
+    for sent in segment.messages():
+        try:
+            message = read_message(sent, arrival)
+        except WireError:
+            num_damaged += 1
+            continue
+        if isinstance(message, PredictionMessage) and message.sent_state is State.LIVE:
+            predictions.append(message)
+    if num_damaged:
+        _log.warning(
+            "%s holds %d messages that lack something; they are passed over", segment.paths.messages, num_damaged
+        )
+    return predictions
 
 
 def _windows(recording: Recording, exam_id: str | None) -> list[_Window]:

@@ -6,17 +6,18 @@
     000001.frames        for each frame of the video, four little-endian int64: `FrameTimes.pack`
     000001.messages      the wire's messages as they were published, each: number of parts, then size and bytes of each
 
-Every file is written from front to back, so a killed recording is read up to where it was cut. Segments stand alone:
-the oldest are removed where a recording is bounded.
+Every file is written from front to back, so a killed recording is read up to where it was cut, and messages behind
+damage, too. Segments stand alone: the oldest are removed where a recording is bounded.
 """
 
 import dataclasses
 import io
 import json
 import logging
+import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -129,17 +130,40 @@ def pack_message(parts: Sequence[bytes]) -> bytes:
 
 
 def read_messages(path: Path) -> Iterator[list[bytes]]:
-    """Yield the whole messages of a `.messages` file; what comes after them is passed over, with a warning."""
+    """Yield the whole messages of a `.messages` file; what lies between and after them is passed over, with a warning.
+
+    Behind damage, reading goes on where a message begins like one that was read: by as many parts and the same topic.
+    """
+    heads: set[bytes] = set()
+    num_lost = end = 0
+    position: int | None = 0
     with path.open("rb") as stream:
-        end = 0
-        while (parts := _read_message(stream)) is not None:
-            yield parts
-            end = stream.tell()
-        if stream.tell() > end:  # and not by the size: the file may be growing
-            num_bytes = stream.seek(0, os.SEEK_END) - end
-            _log.warning(
-                "%s was cut or damaged: its last %d bytes hold no whole message and are passed over", path, num_bytes
-            )
+        while position is not None:
+            stream.seek(position)
+            parts = _read_message(stream)
+            if parts is not None:
+                num_lost += position - end
+                yield parts
+                end = position = stream.tell()
+                heads.add(_SIZE.pack(len(parts)) + _SIZE.pack(len(parts[0])) + parts[0])
+            elif stream.tell() == end:  # and not by the size: the file may be growing
+                break
+            else:
+                position = _find_first(stream, heads, position + 1)
+        num_last = 0 if position is not None else stream.seek(0, os.SEEK_END) - end
+    if num_lost:
+        _log.warning("%s was damaged: %d bytes in its midst hold no whole message and are passed over", path, num_lost)
+    if num_last:
+        _log.warning(
+            "%s was cut or damaged: its last %d bytes hold no whole message and are passed over", path, num_last
+        )
+
+
+def _find_first(stream: BinaryIO, wanted: Collection[bytes], start: int) -> int | None:
+    """Return the first position from `start` on where one of the wanted bytes stand; None where none of them does."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = [position for each in wanted if (position := content.find(each, start)) >= 0]
+    return min(found, default=None)
 
 
 def _read_message(stream: BinaryIO | io.BufferedReader) -> list[bytes] | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from edge.recording.layout import (
 )
 from edge.sources.base import Rect
 from edge.wire import Message, decode
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,9 +61,19 @@ class Segment:
             return  # cut before its end: what was read stands
 
     def messages(self) -> Iterator[Message]:
-        """Yield each message as it was published."""
-        if self.paths.messages.exists():
-            yield from (decode(parts) for parts in read_messages(self.paths.messages))
+        """Yield each message as it was published; those that cannot be read are passed over, with a warning."""
+        if not self.paths.messages.exists():
+            return
+        num_damaged = 0
+        for parts in read_messages(self.paths.messages):
+            try:
+                message = decode(parts)
+            except WireError:
+                num_damaged += 1
+                continue
+            yield message
+        if num_damaged:
+            _log.warning("%s holds %d damaged messages; they are passed over", self.paths.messages, num_damaged)
 
 
 class Recording:
@@ -86,16 +99,9 @@ class Recording:
             raise SourceError(f"{str(folder)!r} is a recording without a frame; record again")
 
     def messages(self) -> Iterator[Message]:
-        """Yield every message, oldest first.
-
-        Raises:
-            SourceError: A message is damaged in its midst.
-        """
-        try:
-            for segment in self.segments:
-                yield from segment.messages()
-        except WireError as exc:
-            raise SourceError(f"{str(self.folder)!r} holds a damaged message ({exc})") from exc
+        """Yield every message, oldest first."""
+        for segment in self.segments:
+            yield from segment.messages()
 
 
 def _segment(paths: SegmentPaths) -> Segment:

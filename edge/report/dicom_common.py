@@ -11,6 +11,7 @@ from pydicom.uid import generate_uid
 from edge import __version__
 from edge.errors import ConfigError
 from edge.exams.exam import ExamSummary
+from edge.sources.dicom.header import READ_ERRORS
 
 MANUFACTURER = "edge-ultrasound"
 MODEL_NAME = "edge-infer"
@@ -65,9 +66,10 @@ def study_of_file(path: Path) -> Study:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         values = {_snake(keyword): str(header.get(keyword) or "") for keyword in _COPIED}
-    except (OSError, ValueError, AttributeError, pydicom.errors.InvalidDicomError) as exc:
+    except READ_ERRORS as exc:
+        reason = getattr(exc, "strerror", None) or "it is damaged or none"  # what pydicom says may quote the patient
         raise ConfigError(
-            f"--patient-from {path} is not a readable DICOM file ({exc}); give an image of the exam"
+            f"--patient-from {path} is not a readable DICOM file ({reason}); give an image of the exam"
         ) from exc
     if not values["patient_id"] or not values["study_instance_uid"]:
         raise ConfigError(f"--patient-from {path} names no PatientID or StudyInstanceUID; give an image of the exam")

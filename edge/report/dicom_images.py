@@ -134,7 +134,7 @@ def _outlines(keyframe: ExamKeyframe) -> list[GraphicObject]:
     )
     objects = []
     for contour in contours:
-        points = contour[:, 0].astype(np.float64) + np.array((x + 1, y + 1))  # DICOM counts pixels from 1
+        points = contour[:, 0].astype(np.float64) + np.array((x + 0.5, y + 0.5))  # 0 is the first pixel's corner
         if len(points) >= 3:
             closed = np.concatenate([points, points[:1]])
             objects.append(GraphicObject(GraphicTypeValues.POLYLINE, closed, AnnotationUnitsValues.PIXEL))

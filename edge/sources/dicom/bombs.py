@@ -4,6 +4,8 @@ import struct
 import zlib
 from pathlib import Path
 
+from edge.sources.dicom.jpeg import is_frame_header, segments
+
 MAX_IMAGE_PIXELS = 2**26
 """Of one image: 8192 x 8192."""
 MAX_SIDE_PX = 2**14
@@ -51,22 +53,11 @@ def _stated_size(encoded: bytes) -> tuple[int, int, int] | None:
     siz = encoded.find(b"\xff\x4f\xff\x51", 0, _SLACK_BYTES)
     if siz >= 0:
         return _size_of_codestream(encoded[siz + 4 : siz + 42])
-    position = 2
-    while position + 10 <= len(encoded) and encoded[position] == 0xFF:
-        marker, length = encoded[position + 1], struct.unpack_from(">H", encoded, position + 2)[0]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif _is_frame_header(marker):
-            height, width, num_components = struct.unpack_from(">xHHB", encoded, position + 4)
+    for marker, start, end in segments(encoded):
+        if is_frame_header(marker) and end >= start + 10:
+            height, width, num_components = struct.unpack_from(">xHHB", encoded, start + 4)
             return height, width, num_components
-        else:
-            position += 2 + length
     return None
-
-
-def _is_frame_header(marker: int) -> bool:
-    """Whether it is SOF0 to SOF15, without DHT, JPG and DAC (ITU-T T.81, table B.1), or JPEG-LS's SOF55."""
-    return (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7
 
 
 def _size_of_codestream(siz: bytes) -> tuple[int, int, int] | None:

@@ -12,6 +12,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
 from edge.frame import UInt8Image
+from edge.sources.dicom.header import READ_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +66,44 @@ def _table(header: Dataset, levels: npt.NDArray[np.int64], name: str) -> UInt8Im
 
 def _rescaled(header: Dataset, levels: npt.NDArray[np.int64], name: str) -> Values:
     """Return each level's value after the modality transformation, or the level where that leaves no image."""
-    values = np.asarray(apply_modality_lut(levels, header), np.float64)
-    if values.min() < values.max() < math.inf:
-        return values
-    log.warning("%r: its RescaleSlope or modality table makes all values one and is not used", name)
+    try:
+        values = np.asarray(apply_modality_lut(levels, header), np.float64)
+        if values.min() < values.max() < math.inf:
+            return values
+    except READ_ERRORS:
+        pass
+    log.warning("%r: its RescaleSlope or modality table is damaged or makes all values one and is not used", name)
     return levels.astype(np.float64)
 
 
 def _palette(header: Dataset, levels: npt.NDArray[np.int64]) -> UInt8Image:
-    colors = apply_color_lut(levels[np.newaxis], header)[0, :, :3]
+    if "RedPaletteColorLookupTableData" in header:
+        colors = np.stack([_primary(header, name, levels) for name in ("Red", "Green", "Blue")], axis=-1)
+    else:  # in segments
+        colors = apply_color_lut(levels[np.newaxis], header)[0, :, :3]
     # Some writers put 8-bit entries into a table that claims 16.
     return np.asarray(colors >> 8 if colors.max() > 255 else colors, np.uint8)
+
+
+def _primary(header: Dataset, name: str, levels: npt.NDArray[np.int64]) -> npt.NDArray[np.integer[Any]]:
+    """Return what each level has of a primary colour (PS3.3, section C.7.6.3.1.5)."""
+    num_entries, first, _ = header[f"{name}PaletteColorLookupTableDescriptor"].value
+    data = header[f"{name}PaletteColorLookupTableData"].value
+    num_entries = num_entries or 2**16
+    _, is_little_endian = header.original_encoding
+    kind = ("<u2" if is_little_endian else ">u2") if len(data) >= 2 * num_entries else "u1"  # whatever it claims
+    entries = np.frombuffer(data, kind, num_entries)  # and not the byte that makes the length even
+    return np.asarray(entries[np.clip(levels - first, 0, num_entries - 1)])
 
 
 def _shades(header: Dataset, values: Values, name: str) -> Values:
     """Return the brightness, 0 to 1, of values after the modality transformation: VOI table, window or full range."""
     if header.get("VOILUTSequence"):
-        num_bits = header.VOILUTSequence[0].LUTDescriptor[2]
-        return np.asarray(apply_voi(values.astype(np.int64), header) / (2**num_bits - 1), np.float64)
+        try:
+            num_bits = header.VOILUTSequence[0].LUTDescriptor[2]
+            return np.asarray(apply_voi(values.astype(np.int64), header) / (2**num_bits - 1), np.float64)
+        except READ_ERRORS:
+            log.warning("%r: its VOILUTSequence is damaged and is not used", name)
     center, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
     function = header.get("VOILUTFunction", "LINEAR")
     if center is None or width is None:

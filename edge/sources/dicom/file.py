@@ -1,7 +1,10 @@
 """DICOM files: single images and cines of every transfer syntax that pydicom's plug-ins or FFmpeg decode."""
 
+import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
+
+from pydicom.uid import EnhancedUSVolumeStorage
 
 from edge.frame import StoredObject
 from edge.sources.base import Rect, SourceInfo
@@ -12,6 +15,8 @@ from edge.sources.dicom.timing import FrameTiming
 from edge.sources.dicom.video import is_video, video_pictures
 from edge.sources.object_id import salted_hash
 from edge.sources.stored import AnyImage, Damage, Picture, StoredSource
+
+_log = logging.getLogger(__name__)
 
 _MAX_BAD_IN_A_ROW = 100
 """Images that cannot be decoded, after which nobody waits for one that can be: a small file may hold a million."""
@@ -30,6 +35,8 @@ class DicomFile(StoredSource):
         self._image = read_image(path)
         header = self._image.header
         check_attributes(header, path.name, ("Rows", "Columns"))
+        if header.get("SOPClassUID") == EnhancedUSVolumeStorage:
+            _log.warning("%r is a volume: its frames are slices and no moments of a cine; give a cine", path.name)
         self._reader = None if is_video(self._image.transfer_syntax) else PixelReader(self._image)
         self._timing = FrameTiming(header, path.name)
         self._num_frames_stated = num_frames_stated(header)

@@ -140,17 +140,16 @@ def _dcmread(file: BinaryIO, *, force: bool = False) -> Dataset:
 
 
 def _drop_unreadable(header: Dataset) -> None:
-    """Read the value of each element, which pydicom leaves to the first use, and drop what cannot be read.
+    """Read the value of each element, which pydicom leaves to the first use, and drop what cannot be read or is empty.
 
     Values that were left in the file for their size are dropped too: none of these attributes has one.
     """
     for keyword in KEYWORDS:
         try:
             element: Any = header.get_item(keyword)
-            if isinstance(element, RawDataElement) and element.length and not element.value:
-                del header[keyword]
-                continue
-            header.get(keyword)
+            is_left_out = isinstance(element, RawDataElement) and element.length and not element.value
+            if is_left_out or header.get(keyword, "") in (None, ""):
+                header.pop(keyword, None)
         except READ_ERRORS:
             del header[keyword]
 

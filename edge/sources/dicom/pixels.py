@@ -1,6 +1,7 @@
 """Decodes the images of a DICOM file one by one: what is not asked for is not in memory."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -9,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options, get_expected_length
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
@@ -17,8 +18,11 @@ from edge.sources.dicom.bombs import MAX_IMAGE_PIXELS, MAX_SIDE_PX, is_bomb
 from edge.sources.dicom.display import Display
 from edge.sources.dicom.header import READ_ERRORS, DicomImage
 from edge.sources.dicom.items import encoded_images
+from edge.sources.dicom.jpeg import as_components
 from edge.sources.quiet import quiet_c_stderr
 from edge.sources.stored import Damage
+
+log = logging.getLogger(__name__)
 
 DECODE_ERRORS = (*READ_ERRORS, RuntimeError, MemoryError, ArithmeticError, cv2.error)
 
@@ -63,6 +67,9 @@ class PixelReader:
         self._image = image
         self._decoder = _decoder(image)
         self._options = _options(image, self._decoder)
+        self._num_bits_below = _num_bits_below(image)
+        if self._num_bits_below:
+            self._options["bits_stored"] = image.header.BitsAllocated  # pydicom would clear the upper ones
         self._bytes_per_image = get_expected_length(_single(image.header, self._options))
         try:
             self._display = Display(image.header, image.path.name)
@@ -73,33 +80,39 @@ class PixelReader:
         """Yield index and pixels of each image, with None for one that cannot be decoded, or should better not be."""
         with self._image.open_pixels() as file:
             is_native = self._image.length_bytes is not None
-            images: Iterator[tuple[BinaryIO | bytes | None, int]]
             images = self._native(file, damage) if is_native else self._encoded(file, damage)
-            for index, (source, index_in_source) in enumerate(images):
-                yield index, None if source is None else self._decode(source, index_in_source)
+            yield from enumerate(images)
 
-    def _native(self, file: BinaryIO, damage: Damage) -> Iterator[tuple[BinaryIO | bytes, int]]:
+    def _native(self, file: BinaryIO, damage: Damage) -> Iterator[UInt8Image | None]:
         num_images, num_bytes_over = divmod(self._image.length_bytes or 0, self._bytes_per_image)
         # More than was stated, and less than an image: padding.
         if num_bytes_over and num_images < (num_frames_stated(self._image.header) or 1):
             damage.notes.append(f"its pixel data is cut off after {num_images} whole images")
-        self._options["number_of_frames"] = num_images
-        yield from ((file, index) for index in range(num_images))
+        options = {**self._options, "number_of_frames": num_images}
+        yield from (self._decode(file, index, options) for index in range(num_images))
 
-    def _encoded(self, file: BinaryIO, damage: Damage) -> Iterator[tuple[bytes | None, int]]:
-        is_rle = self._image.transfer_syntax == RLELossless
-        for encoded in encoded_images(file, is_rle=is_rle, damage=damage):
-            is_bad = not is_rle and is_bomb(encoded, self._num_pixels)
-            yield None if is_bad else encapsulate([encoded], has_bot=False), 0
+    def _encoded(self, file: BinaryIO, damage: Damage) -> Iterator[UInt8Image | None]:
+        syntax = self._image.transfer_syntax
+        for encoded in encoded_images(file, is_rle=syntax == RLELossless, damage=damage):
+            if syntax != RLELossless and is_bomb(encoded, self._num_pixels):
+                yield None
+                continue
+            options, colours = self._options, None
+            if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+                encoded, colours = as_components(encoded, self._image.header.PhotometricInterpretation)
+                options = {**options, "photometric_interpretation": colours}
+            yield self._decode(encapsulate([encoded], has_bot=False), 0, options, colours)
 
-    def _decode(self, source: BinaryIO | bytes, index: int) -> UInt8Image | None:
-        is_noisy = self._options.get("decoding_plugin") == "gdcm"
+    def _decode(
+        self, source: BinaryIO | bytes, index: int, options: dict[str, Any], colours: str | None = None
+    ) -> UInt8Image | None:
+        is_noisy = options.get("decoding_plugin") == "gdcm"
         try:
             with quiet_c_stderr() if is_noisy else contextlib.nullcontext():
-                stored, properties = self._decoder.as_array(
-                    source, index=index, raw=True, validate=False, **self._options
-                )
-            return self._display(stored, str(properties["photometric_interpretation"]))
+                stored, properties = self._decoder.as_array(source, index=index, raw=True, validate=False, **options)
+            if self._num_bits_below:
+                stored = stored >> self._num_bits_below
+            return self._display(stored, colours or str(properties["photometric_interpretation"]))
         except DECODE_ERRORS:
             return None
 
@@ -155,9 +168,27 @@ def _options(image: DicomImage, decoder: Any) -> dict[str, Any]:
     ):  # fmt: skip
         # Some writers leave the tag as it was after they undid the subsampling.
         options["photometric_interpretation"] = "YBR_FULL"
+    options["pixel_representation"] = options.get("pixel_representation") or 0  # left out by some
+    options["planar_configuration"] = options.get("planar_configuration") or 0
     if not decoder.is_native:
         options["decoding_plugin"] = find_plugin(decoder)
+        options["planar_configuration"] = 0  # whatever the header says of the image before it was encoded
     return options
+
+
+def _num_bits_below(image: DicomImage) -> int:
+    """Return how many bits lie below those of the value (PS3.5, section 8.1.1).
+
+    HighBit is BitsStored - 1 since 2014 and was free before; codecs other than RLE encode the values alone.
+    """
+    header, is_rle = image.header, image.transfer_syntax == RLELossless
+    lowest, high_bit = header.BitsStored - 1, header.get("HighBit", header.BitsStored - 1)
+    if high_bit == lowest or (image.length_bytes is None and not is_rle):
+        return 0
+    if isinstance(high_bit, int) and lowest < high_bit < header.BitsAllocated:
+        return int(high_bit - lowest)
+    log.warning("%r: its HighBit leaves no room for BitsStored and is not used", image.path.name)
+    return 0
 
 
 def _single(header: Dataset, options: dict[str, Any]) -> Dataset:

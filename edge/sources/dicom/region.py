@@ -1,6 +1,7 @@
 """Where a DICOM ultrasound image says that its B-mode picture lies (PS3.3, section C.8.5.5 US Region Calibration)."""
 
 import logging
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -14,26 +15,30 @@ BOUNDS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "
 
 
 def ultrasound_region(header: Dataset, size_wh: tuple[int, int]) -> Rect | None:
-    """Return the largest 2D region, tissue before all others, clipped to the image; None where there is none."""
+    """Return the largest 2D region, tissue before all others, clipped to the image; None where there is none.
+
+    Of equal ones the first: where scanners show two images side by side, colour flow is in the second.
+    """
     candidates = []
     for region in header.get("SequenceOfUltrasoundRegions") or ():
-        stated = _stated(region)
+        try:
+            is_2d = region.get("RegionSpatialFormat") == SPATIAL_FORMAT_2D
+            is_tissue = region.get("RegionDataType") == DATA_TYPE_TISSUE
+            stated = _stated([region.get(keyword) for keyword in BOUNDS])
+        except READ_ERRORS:
+            continue
         rect = _clipped(stated, size_wh) if stated else None
-        if stated and rect and region.get("RegionSpatialFormat") == SPATIAL_FORMAT_2D:
-            candidates.append((region.get("RegionDataType") == DATA_TYPE_TISSUE, rect[2] * rect[3], rect, stated))
+        if is_2d and stated and rect:
+            candidates.append((is_tissue, rect[2] * rect[3], rect, stated))
     if not candidates:
         return None
-    _, _, rect, stated = max(candidates)
+    _, _, rect, stated = max(candidates, key=lambda candidate: candidate[:2])
     if rect != stated:
         _warn(stated, size_wh)
     return rect
 
 
-def _stated(region: Dataset) -> Rect | None:
-    try:
-        bounds = [region.get(keyword) for keyword in BOUNDS]
-    except READ_ERRORS:
-        return None
+def _stated(bounds: list[Any]) -> Rect | None:
     if not all(isinstance(bound, int) for bound in bounds):
         return None
     left, top, right, bottom = bounds
