@@ -16,10 +16,11 @@ from certificates import Certificates
 from daemon import record, run_command
 from pacs import Store
 
+from edge.errors import SourceError
 from edge.exams.exam import ExamSummary, summarise
 from edge.recording.layout import pack_message, read_messages
 from edge.recording.reader import Recording
-from edge.report.address import Pacs
+from edge.report.address import Pacs, parse_pacs
 from edge.report.build import write_report
 from edge.report.dicom_common import study_without_patient
 from edge.report.dicom_images import heatmap_keyframe
@@ -290,9 +291,13 @@ def test_report_joins_the_study_of_the_image_it_is_given(exam: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [
-        (["nowhere"], 3, "is not a readable recording"),
+        (["nowhere"], 3, "is not a readable recording (No such file or directory)"),
+        (["tests"], 3, "is not a readable recording (it has no recording.json)"),
+        ([""], 2, "an argument is ''"),
+        (["EXAM", "--out="], 2, "--out is ''"),
         (["EXAM", "--pacs", "ORTHANC"], 2, "it must be AET@HOST:PORT"),
-        (["EXAM", "--patient-from", "pyproject.toml"], 2, "is not a readable DICOM file"),
+        (["EXAM", "--patient-from", "pyproject.toml"], 2, "is not a readable DICOM file (it is none)"),
+        (["EXAM", "--patient-from", "no.dcm"], 2, "is not a readable DICOM file (No such file or directory)"),
         (["EXAM", "--tls-cert", "a.pem"], 2, "go together"),
         (["EXAM", "--send-only"], 2, "it needs --pacs"),
         (["EXAM", "--send-only", "--pacs", "A@127.0.0.1:9"], 3, "holds no DICOM report: make it first"),
@@ -308,6 +313,17 @@ def test_report_wrong_input_is_one_line(exam: Path, arguments: list[str], exit_c
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("host", ["[fe80::1%nowhere]", "a..b"])  # for which no name server is asked
+def test_pacs_whose_name_is_not_known_is_told_and_what_waits_stays(
+    summary: ExamSummary, tmp_path: Path, host: str
+) -> None:
+    write_report(summary, study_without_patient(summary), tmp_path)
+    with pytest.raises(
+        SourceError, match=r"has not taken \d+ of the report's objects: the name '.*' is not known here"
+    ):
+        send(tmp_path / "dicom", parse_pacs(f"PACS@{host}:104"), tls=None, patience_s=0)
 
 
 @pytest.mark.skipif(shutil.which("Orthanc") is None, reason="needs Orthanc (Debian package orthanc)")

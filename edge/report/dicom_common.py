@@ -66,8 +66,10 @@ def study_of_file(path: Path) -> Study:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         values = {_snake(keyword): str(header.get(keyword) or "") for keyword in _COPIED}
     except (OSError, ValueError, AttributeError, pydicom.errors.InvalidDicomError) as exc:
+        is_other = isinstance(exc, pydicom.errors.InvalidDicomError)
+        reason = "it is none" if is_other else getattr(exc, "strerror", None) or exc
         raise ConfigError(
-            f"--patient-from {path} is not a readable DICOM file ({exc}); give an image of the exam"
+            f"--patient-from {path} is not a readable DICOM file ({reason}); give an image of the exam"
         ) from exc
     if not values["patient_id"] or not values["study_instance_uid"]:
         raise ConfigError(f"--patient-from {path} names no PatientID or StudyInstanceUID; give an image of the exam")
