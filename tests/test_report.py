@@ -25,6 +25,7 @@ from edge.report.build import write_report
 from edge.report.dicom_common import study_without_patient
 from edge.report.dicom_images import heatmap_keyframe
 from edge.report.pacs import send
+from edge.report.page import render_page
 
 NUM_WINDOWS = 70
 
@@ -93,6 +94,12 @@ def test_report_page_stands_alone_and_says_what_it_is(report: Path, summary: Exa
     facts = json.loads((report / "summary.json").read_text())
     assert facts["probability"] == summary.probability
     assert facts["bundle"]["manifest_sha256"] in page
+
+
+def test_report_page_tells_a_threshold_that_was_set_by_hand(report: Path, summary: ExamSummary) -> None:
+    assert "set by hand" not in (report / "report.html").read_text(encoding="utf-8")
+    page = render_page(dataclasses.replace(summary, threshold=0.2))
+    assert f"threshold of 20.0% (set by hand; the network&#x27;s own is {summary.bundle['threshold']:.1%})" in page
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy (Debian package dicom3tools)")

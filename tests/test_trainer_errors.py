@@ -103,6 +103,26 @@ def test_run_changed_by_hand_is_refused_by_the_key(tmp_path: Path, change: dict[
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"model_options": {"width": -1}},
+            "tin-r18 cannot be built with width=-1: Trying to create tensor",
+        ),
+        ({"model_options": {"depth": "x"}}, "tin-r18 cannot be built with depth=x: "),
+        ({"model": "tin-r17"}, "model 'tin-r17' is unknown; allowed are tin-r18, "),
+    ],
+)
+def test_run_of_which_no_network_can_be_built_says_why(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    run = small_run(tmp_path / "run")
+    content = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**content, **change}))
+    done = edge_train("export", run.path, "--out", tmp_path / "bundle")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert said in done.stderr
+
+
 def test_run_of_an_earlier_version_lacks_what_has_a_default(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
     content = json.loads((run.path / "run.json").read_text())

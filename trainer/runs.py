@@ -107,9 +107,9 @@ def build_network(run: Run) -> "nn.Module":
     sizes = {"num_classes": len(run.classes), "num_frames": run.num_frames, "in_channels": run.preprocess.channels}
     try:
         return build_model(run.model, **sizes, **run.model_options)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RuntimeError) as exc:
         options = ", ".join(f"{key}={value}" for key, value in run.model_options.items()) or "no options"
-        raise RunError(f"{run.model} cannot be built with {options}: {exc}") from exc
+        raise RunError(f"{run.model} cannot be built with {options}: {str(exc).splitlines()[0]}") from exc
 
 
 def load_weights(model: "nn.Module", path: Path, sha256: str | None = None) -> None:
