@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgpack
@@ -246,20 +247,42 @@ def test_report_of_a_damaged_recording_says_what_was_passed_over(exam: Path, tmp
     )
 
 
-def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
-    several = tmp_path / "several"
-    shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
-    path = several / "000001.messages"
-    with path.open("rb") as stream:
-        num_bytes = len(stream.read())
+def mark_exams(recording: Path, exam_of: Callable[[int], str | None]) -> None:
+    """Let each prediction, by its place among the messages, belong to an exam."""
+    path = recording / "000001.messages"
+    num_bytes = path.stat().st_size
     packed = []
     for number, parts in enumerate(read_messages(path)):
         header = msgpack.unpackb(parts[1])
-        if parts[0].startswith(b"prediction."):
-            header["exam"] = {"id": f"exam-{'a' if number < 40 else 'b'}", "started_wall_ns": 1}
+        if parts[0].startswith(b"prediction.") and (name := exam_of(number)):
+            header["exam"] = {"id": name, "started_wall_ns": 1}
         packed.append(pack_message([parts[0], msgpack.packb(header), *parts[2:]]))
     path.write_bytes(b"".join(packed))
     assert path.stat().st_size > num_bytes
+
+
+@pytest.mark.parametrize("named", [(), ("--exam", "exam-a")])
+def test_recording_of_one_exam_is_reported_without_what_was_seen_around_it(
+    exam: Path, tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    one = tmp_path / "one"
+    shutil.copytree(exam, one, ignore=shutil.ignore_patterns("report"))
+    mark_exams(one, lambda number: "exam-a" if 20 <= number < 60 else None)
+    (one / "exams" / "exam-a").mkdir(parents=True)
+    notes = [{"t_wall_ns": 1, "text": "left <axilla>"}, "of another kind", {"t_wall_ns": 2}]
+    (one / "exams" / "exam-a" / "exam.json").write_text(json.dumps({"notes": notes}))
+    done = run_command(str(one), *named, "--out", str(tmp_path / "report"), module="edge.report.cli")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert (told["exam_id"], told["notes"]) == ("exam-a", ["left <axilla>"])
+    assert told["num_windows"] == summarise(Recording(one), "exam-a").num_windows < NUM_WINDOWS
+    assert "<li>left &lt;axilla&gt;</li>" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
+    mark_exams(several, lambda number: "exam-a" if number < 40 else "exam-b")
     done = run_command(str(several), module="edge.report.cli")
     assert done.returncode == 3
     assert "holds 2 exams; name one with --exam: exam-a, exam-b" in done.stderr
