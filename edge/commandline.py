@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -35,6 +35,18 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("--version", action="version", version=f"{prog.split()[0]} {__version__}. {NOTICE}")
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse, and refuse empty words: a script's unset variable would name the working directory."""
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):
+            option, is_assigned, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+            if is_assigned and not value:
+                what = option if option.startswith("-") else "an argument"
+                raise ConfigError(f"{what} is ''; leave it out, or name something; see {self.prog} --help")
+        return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         said = re.sub(r"invalid (int|float) value: ('.*')", lambda match: f"{match[2]} {_NO_NUMBER[match[1]]}", message)

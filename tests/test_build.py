@@ -281,7 +281,7 @@ def test_command_check_of_a_bundle_that_is_not_its_reference_is_refused(tmp_path
         (["BUNDLE", "--check", "--set", "workspace_mb=1"], 2, "--check takes only"),
         (["BUNDLE", "--check", "--clips", "0"], 2, "--check takes only --backend and --device beside it; got --clips"),
         (["BUNDLE", "--rank", "--device", "CPU"], 2, "--rank takes nothing beside it"),
-        (["BUNDLE", "--rank", "--device", ""], 2, "--rank takes nothing beside it; got --device"),
+        (["BUNDLE", "--rank", "--device", ""], 2, "--device is ''; leave it out"),
         (["BUNDLE", "--rank", "--clips", "64"], 2, "--rank takes nothing beside it; got --clips; see edge-build"),
         (["BUNDLE", "--rank", "--check", "--set", "x=1"], 2, "--rank takes nothing beside it; got --check and --set"),
         (

@@ -112,7 +112,7 @@ def test_infer_video_shorter_than_a_clip_says_so_and_exits_0(short_video: Path, 
     warnings = [line for line in recording.stderr.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 1
     assert "15 frames" in warnings[0]
-    assert "16" in warnings[0]
+    assert "a window needs 16 of these in a row" in warnings[0]
 
 
 def test_infer_size_change_in_the_middle_is_spanned_by_no_window(tmp_path: Path, trivial_bundle: Path) -> None:

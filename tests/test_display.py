@@ -192,7 +192,7 @@ def test_token_with_a_foreign_path_leads_nowhere_else(token_server: DisplayServe
         (["--http", "0.0.0.0:8080"], "can be reached from other machines; add --token-file"),
         (["--http", "8080"], "--http is '8080'; it must be HOST:PORT"),
         (["--http", "127.0.0.1:99999"], "it must be HOST:PORT"),
-        (["--token-file", "/nowhere"], "--token-file /nowhere cannot be read"),
+        (["--token-file", "/nowhere"], "--token-file /nowhere cannot be read (No such file or directory)"),
         (["--stale-ms", "3000"], "a result must turn stale before it vanishes"),
         (["--stale-ms", "nan"], "a result must turn stale before it vanishes"),
         (["--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
@@ -227,6 +227,19 @@ def test_address_in_use_is_exit_code_5(lone_server: DisplayServer) -> None:
     assert line.startswith("error: ")
     assert "cannot be bound (it is in use)" in line
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("a..b", "its name is not known here"), ("192.0.2.1", "Cannot assign requested address")],
+)
+def test_address_of_no_host_here_is_exit_code_5(tmp_path: Path, host: str, reason: str) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef")
+    options = ("--http", f"{host}:8080", "--token-file", str(tmp_path / "token"))
+    result = run_command(*options, module="edge.display.cli")
+    assert result.returncode == 5
+    *_, line = result.stderr.splitlines()
+    assert line == f"error: --http {host}:8080 cannot be bound ({reason}); choose another address or port"
 
 
 def test_tls_serves_the_page_encrypted(tmp_path: Path) -> None:

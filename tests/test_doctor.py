@@ -100,6 +100,7 @@ def test_doctor_mistyped_option_is_one_line_with_what_was_meant() -> None:
     ("option", "said"),
     [
         ("--publish=tcp://0.0.0.0:5555", "give --curve DIR"),
+        ("--publish=tcp://0.0.0.0:5555", "(to edge-doctor in a --config)"),
         ("--http=8080", "--http is '8080'; it must be HOST:PORT"),
         ("--config=nowhere.toml", "nowhere.toml cannot be read"),
         ("--backend=magic", "--backend is 'magic'; allowed are auto, openvino"),
@@ -128,6 +129,13 @@ def test_doctor_occupied_ports_are_problems_that_name_the_holder() -> None:
     other = int(found["edge-infer"]["mend"].partition("   #")[0].rpartition(":")[2])
     with socket.create_server(("127.0.0.1", other)):  # what it proposes is free
         assert other > ports[0]
+
+
+@pytest.mark.parametrize("host", ["fe80::1%nowhere", "a..b"])  # for which no name server is asked
+def test_doctor_page_at_a_host_that_nobody_knows_is_a_problem(host: str) -> None:
+    finding = one_finding(ports.check_http(host, 8080))
+    assert finding.verdict is Verdict.PROBLEM
+    assert f"the name '{host}' is not known here" in finding.found
 
 
 def test_doctor_port_held_by_the_command_itself_is_well() -> None:

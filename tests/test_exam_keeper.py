@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +180,36 @@ def test_state_that_is_damaged_is_told_and_left(
         assert small.keeper.summary(with_keyframes=True) is None
         assert "cannot be read" in caplog.text
         small.keeper.begin()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(threshold=10**400),
+        lambda state: state.update(saved_wall_ns=float("inf")),
+        lambda state: state["exam"].update(ended_wall_ns="yesterday"),
+        lambda state: state["mean"].update(sums=[0.5], counts=[]),
+    ],
+)
+def test_state_that_somebody_changed_is_told_and_left(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with keeping(tmp_path) as small:
+        small.keeper.begin()
+    path = tmp_path / "main.exam.json"
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+    with keeping(tmp_path) as small:
+        assert small.keeper.summary(with_keyframes=True) is None
+        assert "cannot be read" in caplog.text
+
+
+def test_state_of_absurd_depth_is_told_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "main.exam.json").write_bytes(b"[" * 200_000)
+    with keeping(tmp_path) as small:
+        assert small.keeper.summary(with_keyframes=True) is None
+        assert "cannot be read" in caplog.text
 
 
 def test_keyframes_that_are_damaged_are_told_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

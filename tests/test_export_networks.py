@@ -192,6 +192,20 @@ def test_export_over_other_files_is_refused_before_any_work(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
 
 
+def test_weak_reference_of_a_network_that_learned_nothing_is_told_once_by_the_bundles_name(run, tmp_path, capsys):
+    network = build_network(run)
+    nn.init.zeros_(network.fc.weight)
+    blank = dataclasses.replace(run, path=tmp_path / "blank")
+    write_weights(blank.path / WEIGHTS_NAME, network.state_dict())
+    write_run(blank)
+    run_export(blank.path, "--out", tmp_path / "bundle")
+    told = capsys.readouterr().err.splitlines()
+    weak = f"warning: {tmp_path / 'bundle' / 'reference.npz'} holds no "
+    assert [line.startswith(weak) for line in told] == [True] * 2
+    assert "two clips whose outputs differ" in told[0]
+    assert "heatmap but empty ones" in told[1]
+
+
 def test_full_disk_leaves_the_bundle_that_was_there(run, trivial_bundle, tmp_path):
     out = Path(shutil.copytree(trivial_bundle, tmp_path / "bundle"))
     before = {path.name: path.read_bytes() for path in out.iterdir()}

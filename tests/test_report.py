@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,15 +18,16 @@ from certificates import Certificates
 from daemon import record, run_command
 from pacs import Store
 
-from edge.errors import ConfigError
+from edge.errors import ConfigError, SourceError
 from edge.exams.exam import ExamSummary, summarise
 from edge.recording.layout import pack_message, read_messages
 from edge.recording.reader import Recording
-from edge.report.address import Pacs
+from edge.report.address import Pacs, parse_pacs
 from edge.report.build import write_report
 from edge.report.dicom_common import study_of_file, study_without_patient
 from edge.report.dicom_images import heatmap_keyframe
 from edge.report.pacs import send
+from edge.report.page import render_page
 
 NUM_WINDOWS = 70
 
@@ -94,6 +96,12 @@ def test_report_page_stands_alone_and_says_what_it_is(report: Path, summary: Exa
     facts = json.loads((report / "summary.json").read_text())
     assert facts["probability"] == summary.probability
     assert facts["bundle"]["manifest_sha256"] in page
+
+
+def test_report_page_tells_a_threshold_that_was_set_by_hand(report: Path, summary: ExamSummary) -> None:
+    assert "set by hand" not in (report / "report.html").read_text(encoding="utf-8")
+    page = render_page(dataclasses.replace(summary, threshold=0.2))
+    assert f"threshold of 20.0% (set by hand; the network&#x27;s own is {summary.bundle['threshold']:.1%})" in page
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy (Debian package dicom3tools)")
@@ -261,20 +269,42 @@ def test_summary_passes_over_messages_that_were_overwritten(
     ]
 
 
-def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
-    several = tmp_path / "several"
-    shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
-    path = several / "000001.messages"
-    with path.open("rb") as stream:
-        num_bytes = len(stream.read())
+def mark_exams(recording: Path, exam_of: Callable[[int], str | None]) -> None:
+    """Let each prediction, by its place among the messages, belong to an exam."""
+    path = recording / "000001.messages"
+    num_bytes = path.stat().st_size
     packed = []
     for number, parts in enumerate(read_messages(path)):
         header = msgpack.unpackb(parts[1])
-        if parts[0].startswith(b"prediction."):
-            header["exam"] = {"id": f"exam-{'a' if number < 40 else 'b'}", "started_wall_ns": 1}
+        if parts[0].startswith(b"prediction.") and (name := exam_of(number)):
+            header["exam"] = {"id": name, "started_wall_ns": 1}
         packed.append(pack_message([parts[0], msgpack.packb(header), *parts[2:]]))
     path.write_bytes(b"".join(packed))
     assert path.stat().st_size > num_bytes
+
+
+@pytest.mark.parametrize("named", [(), ("--exam", "exam-a")])
+def test_recording_of_one_exam_is_reported_without_what_was_seen_around_it(
+    exam: Path, tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    one = tmp_path / "one"
+    shutil.copytree(exam, one, ignore=shutil.ignore_patterns("report"))
+    mark_exams(one, lambda number: "exam-a" if 20 <= number < 60 else None)
+    (one / "exams" / "exam-a").mkdir(parents=True)
+    notes = [{"t_wall_ns": 1, "text": "left <axilla>"}, "of another kind", {"t_wall_ns": 2}]
+    (one / "exams" / "exam-a" / "exam.json").write_text(json.dumps({"notes": notes}))
+    done = run_command(str(one), *named, "--out", str(tmp_path / "report"), module="edge.report.cli")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert (told["exam_id"], told["notes"]) == ("exam-a", ["left <axilla>"])
+    assert told["num_windows"] == summarise(Recording(one), "exam-a").num_windows < NUM_WINDOWS
+    assert "<li>left &lt;axilla&gt;</li>" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_recording_of_several_exams_is_not_summed_up(exam: Path, tmp_path: Path) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(exam, several, ignore=shutil.ignore_patterns("report"))
+    mark_exams(several, lambda number: "exam-a" if number < 40 else "exam-b")
     done = run_command(str(several), module="edge.report.cli")
     assert done.returncode == 3
     assert "holds 2 exams; name one with --exam: exam-a, exam-b" in done.stderr
@@ -332,9 +362,13 @@ def test_report_joins_the_study_of_the_image_it_is_given(exam: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [
-        (["nowhere"], 3, "is not a readable recording"),
+        (["nowhere"], 3, "is not a readable recording (No such file or directory)"),
+        (["tests"], 3, "is not a readable recording (it has no recording.json)"),
+        ([""], 2, "an argument is ''"),
+        (["EXAM", "--out="], 2, "--out is ''"),
         (["EXAM", "--pacs", "ORTHANC"], 2, "it must be AET@HOST:PORT"),
-        (["EXAM", "--patient-from", "pyproject.toml"], 2, "is not a readable DICOM file"),
+        (["EXAM", "--patient-from", "pyproject.toml"], 2, "is not a readable DICOM file (it is none)"),
+        (["EXAM", "--patient-from", "no.dcm"], 2, "is not a readable DICOM file (No such file or directory)"),
         (["EXAM", "--tls-cert", "a.pem"], 2, "go together"),
         (["EXAM", "--send-only"], 2, "it needs --pacs"),
         (["EXAM", "--send-only", "--pacs", "A@127.0.0.1:9"], 3, "holds no DICOM report: make it first"),
@@ -350,6 +384,17 @@ def test_report_wrong_input_is_one_line(exam: Path, arguments: list[str], exit_c
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("host", ["[fe80::1%nowhere]", "a..b"])  # for which no name server is asked
+def test_pacs_whose_name_is_not_known_is_told_and_what_waits_stays(
+    summary: ExamSummary, tmp_path: Path, host: str
+) -> None:
+    write_report(summary, study_without_patient(summary), tmp_path)
+    with pytest.raises(
+        SourceError, match=r"has not taken \d+ of the report's objects: the name '.*' is not known here"
+    ):
+        send(tmp_path / "dicom", parse_pacs(f"PACS@{host}:104"), tls=None, patience_s=0)
 
 
 @pytest.mark.skipif(shutil.which("Orthanc") is None, reason="needs Orthanc (Debian package orthanc)")

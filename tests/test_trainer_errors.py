@@ -1,6 +1,7 @@
 """What a user of `edge-train` gets wrong is told in one line, before anything long begins and with nothing changed."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -64,13 +65,80 @@ def small_run(path: Path) -> Run:
     return run
 
 
-@pytest.mark.parametrize("value", ["0,3", None, True])
-def test_threshold_that_is_no_number_is_refused(tmp_path: Path, value: object) -> None:
+RUN_CHANGES: list[tuple[dict[str, object], str]] = [
+    ({"threshold": "0,3"}, 'threshold is "0,3", not a number from 0 to 1'),
+    ({"threshold": None}, "threshold is null, not a number"),
+    ({"threshold": True}, "threshold is true, not a number"),
+    ({"threshold": 30}, "threshold is 30, not a number from 0 to 1"),
+    ({"temperature": 0}, "temperature is 0, not a number above 0"),
+    ({"model": ["tin-r18"]}, 'model is ["tin-r18"], not text'),
+    ({"model_options": None}, "model_options is null, not an object"),
+    ({"classes": "ab"}, 'classes is "ab", not two names or more'),
+    ({"classes": ["a", 2]}, 'classes is ["a", 2], not two names or more'),
+    ({"preprocess": "gray"}, 'preprocess is "gray", not an object'),
+    ({"preprocess": {"resize_hw": [32, 32], "crop_hw": [40, 32], "channels": 1}}, "does not fit into resize_hw"),
+    ({"preprocess": {"resize_hw": [32.5, 32], "crop_hw": [32, 32], "channels": 1}}, "preprocess.resize_hw is [32.5, "),
+    ({"clip": {"num_frames": 4}}, "it has no clip.frame_interval_ms"),
+    ({"clip": {"num_frames": "4", "frame_interval_ms": 40}}, 'clip.num_frames is "4", not a whole number from 1'),
+    ({"recipe": ["roi"]}, 'recipe is ["roi"], not an object'),
+    ({"split": {"train": 3}}, "split.train is 3, not a list"),
+    ({"split": {"train": [3]}}, "split.train[0] is 3, not text"),
+    ({"manifest": "m.csv"}, 'manifest is "m.csv", not an object'),
+    ({"validation": {"auc": "high"}}, 'validation.auc is "high", not a number or null'),
+    ({"hardware": 4}, "hardware is 4, not an object"),
+    ({"weights_sha256": 7}, "weights_sha256 is 7, not text"),
+    ({"wall_s": "long"}, 'wall_s is "long", not a number'),
+    ({"state": "done"}, 'state is "done", not training, finished or imported'),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), RUN_CHANGES)
+def test_run_changed_by_hand_is_refused_by_the_key(tmp_path: Path, change: dict[str, object], said: str) -> None:
     run = small_run(tmp_path / "run")
     content = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps({**content, "threshold": value}))
-    with pytest.raises(RunError, match=r"threshold is .*, not a number"):
-        load_run(run.path)
+    (run.path / "run.json").write_text(json.dumps({**content, **change}))
+    done = edge_train("report", run.path, "--out", tmp_path / "report.html")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(f"error: {run.path / 'run.json'} cannot be read (")
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"model_options": {"width": -1}},
+            "tin-r18 cannot be built with width=-1: Trying to create tensor",
+        ),
+        ({"model_options": {"depth": "x"}}, "tin-r18 cannot be built with depth=x: "),
+        ({"model": "tin-r17"}, "model 'tin-r17' is unknown; allowed are tin-r18, "),
+    ],
+)
+def test_run_of_which_no_network_can_be_built_says_why(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    run = small_run(tmp_path / "run")
+    content = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**content, **change}))
+    done = edge_train("export", run.path, "--out", tmp_path / "bundle")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert said in done.stderr
+
+
+def test_run_of_an_earlier_version_lacks_what_has_a_default(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    content = json.loads((run.path / "run.json").read_text())
+    for key in ("video_digests", "left_out", "threshold_rule", "wall_s"):
+        del content[key]
+    (run.path / "run.json").write_text(json.dumps({**content, "path": "elsewhere", "of_a_later_version": 1}))
+    assert load_run(run.path) == run
+
+
+def test_what_the_engines_log_is_a_warning_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: object) -> int:
+        logging.getLogger("edge.engines").warning("little is proven")
+        return 0
+
+    monkeypatch.setattr("trainer.commands.report.run", run)
+    assert edge_train("report", tmp_path, "--out", tmp_path / "r.html").stderr == "warning: little is proven\n"
 
 
 def test_weights_of_another_network_are_told_by_the_first_that_does_not_fit(tmp_path: Path) -> None:

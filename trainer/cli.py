@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from edge.commandline import Parser, run_command
+from edge.commandline import Parser, log_lines, run_command
 
 COMMANDS = {
     "check": "check a manifest: files, folds, leaks, balance, confounders",
@@ -41,6 +41,7 @@ def _run() -> int:
             )
             module.add_arguments(command)
     options = parser.parse_args()
+    log_lines()
     return int(modules[options.command].run(options))
 
 

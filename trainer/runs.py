@@ -21,6 +21,7 @@ from edge.commandline import print_line
 from engines import PreprocessSpec
 from trainer.errors import RunError
 from trainer.files import write_atomic, write_json
+from trainer.run_form import check_run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,9 +107,9 @@ def build_network(run: Run) -> "nn.Module":
     sizes = {"num_classes": len(run.classes), "num_frames": run.num_frames, "in_channels": run.preprocess.channels}
     try:
         return build_model(run.model, **sizes, **run.model_options)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RuntimeError) as exc:
         options = ", ".join(f"{key}={value}" for key, value in run.model_options.items()) or "no options"
-        raise RunError(f"{run.model} cannot be built with {options}: {exc}") from exc
+        raise RunError(f"{run.model} cannot be built with {options}: {str(exc).splitlines()[0]}") from exc
 
 
 def load_weights(model: "nn.Module", path: Path, sha256: str | None = None) -> None:
@@ -199,22 +200,16 @@ def _parse(folder: Path, content: dict[str, Any]) -> Run:
     if schema != SCHEMA:
         raise RunError(f"{folder / RUN_NAME} has schema {schema}, this version reads {SCHEMA}; update edge-ultrasound")
     try:
+        check_run(content)
         spec = content.pop("preprocess")
         preprocess = PreprocessSpec(tuple(spec["resize_hw"]), tuple(spec["crop_hw"]), spec["channels"])
-        clip, classes = content.pop("clip"), tuple(content.pop("classes"))
-        known = {field.name for field in dataclasses.fields(Run)}
-        rest = {key: value for key, value in content.items() if key in known}
-        for name in {"threshold", "temperature"} & rest.keys():  # what people change by hand
-            rest[name] = _json_number(name, rest[name])
-        return Run(path=folder, preprocess=preprocess, classes=classes, **clip, **rest)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise RunError(f"{folder / RUN_NAME} cannot be read ({type(exc).__name__}: {exc}); train again") from exc
-
-
-def _json_number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {value!r}, not a number")
-    return float(value)
+    except ValueError as exc:
+        raise RunError(f"{folder / RUN_NAME} cannot be read ({exc}); put it right, or train again") from exc
+    clip, classes = content.pop("clip"), tuple(content.pop("classes"))
+    known = {field.name for field in dataclasses.fields(Run)} - {"path"}
+    rest = {key: value for key, value in content.items() if key in known}
+    sizes = {key: clip[key] for key in _CLIP_KEYS}
+    return Run(path=folder, preprocess=preprocess, classes=classes, **sizes, **rest)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def read_token(path: Path) -> str:
     try:
         token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"--token-file {path} cannot be read ({exc}); write a line of letters and digits") from exc
+        reason = exc.strerror if isinstance(exc, OSError) else "it holds other characters"
+        raise ConfigError(f"--token-file {path} cannot be read ({reason}); write a line of letters and digits") from exc
     if len(token) < MIN_TOKEN_LENGTH or not token.isalnum():
         example = secrets.token_hex(16)
         raise ConfigError(

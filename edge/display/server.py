@@ -6,6 +6,8 @@ import errno
 import hashlib
 import importlib.resources
 import json
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -91,11 +93,20 @@ async def serve(app: web.Application, host: str, port: int, tls: ssl.SSLContext 
         bound_host, bound_port = runner.addresses[0][:2]
         print(f"edge-display {__version__}: open http{'s' if tls else ''}://{bound_host}:{bound_port}/", flush=True)
         await stop.wait()
-    except OSError as exc:
-        reason = "it is in use" if exc.errno == errno.EADDRINUSE else exc.strerror or str(exc)
-        raise BindError(f"--http {host}:{port} cannot be bound ({reason}); choose another address or port") from exc
+    except (OSError, UnicodeError) as exc:
+        told = f"--http {host}:{port} cannot be bound ({_reason_of(exc)})"
+        raise BindError(f"{told}; choose another address or port") from exc
     finally:
         await runner.cleanup()
+
+
+def _reason_of(exc: OSError | UnicodeError) -> str:
+    """Return why an address cannot be bound, without the address."""
+    if isinstance(exc, UnicodeError | socket.gaierror):
+        return "its name is not known here"
+    if exc.errno == errno.EADDRINUSE:
+        return "it is in use"
+    return os.strerror(exc.errno) if exc.errno else str(exc)
 
 
 @contextlib.asynccontextmanager

@@ -91,9 +91,10 @@ def report_folder(recording: Path, exam_id: str) -> Path:
 
 
 def notes_of(recording: Path, exam_id: str) -> tuple[str, ...]:
-    """Return what was noted during an exam."""
-    notes = read_about(recording / _EXAMS / exam_id / _ABOUT).get("notes", [])
-    return tuple(str(note["text"]) for note in notes)
+    """Return what was noted during an exam; of a description that somebody changed, what can be used."""
+    notes = read_about(recording / _EXAMS / exam_id / _ABOUT).get("notes")
+    given = notes if isinstance(notes, list) else []
+    return tuple(str(note["text"]) for note in given if isinstance(note, dict) and "text" in note)
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class ExamSummary:
     engine: dict[str, Any]
     version: str
     notes: tuple[str, ...] = ()
+    exam_id: str | None = None
+    """None where the recording is of no exam."""
     """What people wrote down during the exam."""
 
     @property
@@ -85,7 +87,7 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
 
     Args:
         recording: What was recorded.
-        exam_id: Take the windows of this exam alone; None takes all, of one exam at most.
+        exam_id: Take the windows of this exam alone; None takes the one that there is, and all where there is none.
         num_keyframes: How many pictures at most.
 
     Raises:
@@ -113,6 +115,7 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
         bundle=dict(about.get("bundle") or {}),
         engine=dict(first.header["engine"]),
         version=str(about.get("version")),
+        exam_id=_exam_of(first),
     )
 
 
@@ -149,6 +152,8 @@ def _windows(recording: Recording, exam_id: str | None) -> list[_Window]:
     named = sorted(name for name in exams if name)
     if exam_id is None and len(named) > 1:  # of several patients
         raise SourceError(f"{folder!r} holds {len(named)} exams; name one with --exam: {', '.join(named)}")
+    if exam_id is None and named:  # what was seen before it began, or after it ended, may be another patient
+        windows = [window for window in windows if _exam_of(window.prediction)]
     if not windows:
         raise SourceError(f"{folder!r} holds no prediction: nothing to report; record a longer exam")
     return windows

@@ -115,13 +115,16 @@ def unpack_exam(packed: Any) -> RunningExam:
         LookupError: A key is missing.
         TypeError: A value is of another type.
         ValueError: A value is of another kind.
+        OverflowError: A number is too large.
     """
     about, mean = packed["exam"], packed["mean"]
+    if len(mean["sums"]) != len(mean["counts"]):
+        raise ValueError(f"mean has {len(mean['sums'])} sums and {len(mean['counts'])} counts")
     return RunningExam(
         mark=ExamMark(str(about["id"]), int(about["started_wall_ns"]), 0),
         bundle_sha256=str(packed["bundle_sha256"]),
         finding=str(packed["finding"]),
-        ended_wall_ns=about["ended_wall_ns"],
+        ended_wall_ns=None if about["ended_wall_ns"] is None else int(about["ended_wall_ns"]),
         ended_threshold=None if about["ended_wall_ns"] is None else float(packed["threshold"]),
         notes=[Note(int(note["t_wall_ns"]), str(note["text"])) for note in about["notes"]],
         mean=LogitMean(

@@ -83,7 +83,7 @@ class ExamStore:
             threshold, silent_s = float(packed["threshold"]), time.time() - int(packed["saved_wall_ns"]) / 1e9
         except FileNotFoundError:
             return None
-        except (OSError, LookupError, TypeError, ValueError) as exc:
+        except (OSError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as exc:
             _log.warning("the exam in %s cannot be read (%s); there is none now", self._exam, exc)
             return None
         exam.keyframes = self._load_keyframes(exam.mark.id)

@@ -98,7 +98,8 @@ class StatusReport:
         counters = self._meters.counters
         if not counters["inferred"] and not is_stopped:
             _log.warning(
-                "no prediction: the source ended after %d frames, %d on the clip's time grid; a window needs %d",
+                "no prediction: the source ended after %d frames, %d on the clip's time grid; "
+                "a window needs %d of these in a row",
                 counters["captured"],
                 counters["in_clip"],
                 num_needed,

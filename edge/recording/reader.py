@@ -90,7 +90,8 @@ class Recording:
             marker = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
             self.segments = [_segment(paths) for paths in segments_of(folder) if paths.about.stat().st_size]
         except (OSError, ValueError, RecursionError) as exc:
-            reason = getattr(exc, "strerror", None) or exc
+            is_other = isinstance(exc, FileNotFoundError) and folder.is_dir()
+            reason = f"it has no {MARKER_NAME}" if is_other else getattr(exc, "strerror", None) or exc
             raise SourceError(f"{str(folder)!r} is not a readable recording ({reason}); name another folder") from exc
         version = marker.get("schema_version") if isinstance(marker, dict) else None
         if version != SCHEMA_VERSION:

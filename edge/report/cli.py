@@ -91,8 +91,8 @@ def _make(options: Options, folder: Path) -> None:
 
     summary = summarise(Recording(options.recording), options.exam)
     study = study_of_file(options.patient_from) if options.patient_from else study_without_patient(summary)
-    if options.exam is not None:
-        summary = dataclasses.replace(summary, notes=notes_of(options.recording, options.exam))
+    if summary.exam_id is not None:
+        summary = dataclasses.replace(summary, notes=notes_of(options.recording, summary.exam_id))
     write_report(summary, study, folder)
     print(f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}")
 

@@ -72,9 +72,11 @@ def _send_once(
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _NETWORK_TIMEOUT_S
     for uid in {dataset.SOPClassUID for dataset in datasets.values()}:
         entity.add_requested_context(uid)
-    association = entity.associate(
-        pacs.host, pacs.port, ae_title=pacs.aet, tls_args=(tls, pacs.host) if tls is not None else None
-    )
+    tls_args = (tls, pacs.host) if tls is not None else None
+    try:
+        association = entity.associate(pacs.host, pacs.port, ae_title=pacs.aet, tls_args=tls_args)
+    except (socket.gaierror, UnicodeError) as exc:  # of a name; what comes after it, the library keeps to itself
+        return f"the name {pacs.host!r} is not known here ({getattr(exc, 'strerror', None) or exc})", 0
     if not association.is_established:
         return _why_not(association, pacs, tls), 0
     num_arrived, troubles = 0, []

@@ -12,7 +12,7 @@ from edge import __version__
 from edge.exams.exam import ExamKeyframe, ExamSummary
 from edge.report.dicom_images import draw_heatmap
 
-_WIDTH, _HEIGHT = 720, 180
+_WIDTH, _HEIGHT, _MARGIN = 720, 180, 44
 _STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
@@ -54,7 +54,15 @@ def _verdict(summary: ExamSummary) -> str:
     if summary.interval is not None:
         low, high = summary.interval
         interval = f"95 % interval {low:.1%} to {high:.1%}"
-    return f"{side} the operating threshold of {summary.threshold:.1%}; {interval}; {summary.num_windows} windows."
+    threshold = f"{summary.threshold:.1%}{_change_of_threshold(summary)}"
+    return f"{side} the operating threshold of {threshold}; {interval}; {summary.num_windows} windows."
+
+
+def _change_of_threshold(summary: ExamSummary) -> str:
+    own = summary.bundle.get("threshold")
+    if not isinstance(own, int | float) or own == summary.threshold:
+        return ""
+    return f" (set by hand; the network's own is {own:.1%})"
 
 
 def _when(summary: ExamSummary) -> str:
@@ -76,11 +84,13 @@ def _chart(summary: ExamSummary) -> str:
     span_s = max(summary.history[-1][0], 1e-9)
     points = " ".join(f"{_WIDTH * t_s / span_s:.1f},{_y(probability):.1f}" for t_s, probability in summary.history)
     threshold = _y(summary.threshold)
-    return f"""<svg viewBox="0 -8 {_WIDTH} {_HEIGHT + 30}" role="img" aria-label="Probability over time">
+    box = f"-{_MARGIN} -8 {_WIDTH + _MARGIN} {_HEIGHT + 30}"
+    return f"""<svg viewBox="{box}" role="img" aria-label="Probability over time">
 <g stroke="#c4ced6"><line x2="{_WIDTH}" y1="{_y(0)}" y2="{_y(0)}"/><line x2="{_WIDTH}" y1="{_y(1)}" y2="{_y(1)}"/></g>
 <line x2="{_WIDTH}" y1="{threshold:.1f}" y2="{threshold:.1f}" stroke="#a35b00" stroke-dasharray="6 4"/>
 <polyline points="{points}" fill="none" stroke="#0a4f7a" stroke-width="1.6"/>
-<g font-size="12" fill="#51606e"><text y="{_HEIGHT + 14}">0 s</text>
+<g font-size="12" fill="#51606e"><g text-anchor="end"><text x="-6" y="4">100 %</text>
+<text x="-6" y="{_HEIGHT + 4}">0 %</text></g><text y="{_HEIGHT + 14}">0 s</text>
 <text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">{span_s:.0f} s</text>
 <text x="{_WIDTH / 2}" y="{_HEIGHT + 14}" text-anchor="middle" fill="#a35b00">threshold {summary.threshold:.1%}</text>
 </g></svg>"""

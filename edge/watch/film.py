@@ -103,7 +103,7 @@ class Film:
         big = "no result for this picture"
         if prediction is not None:
             side = "at or above" if prediction.positive else "below"
-            big = f"{prediction.classes[-1]} {prediction.probability:.0%}, {side} {prediction.threshold:.1%}"
+            big = f"{prediction.classes[-1]} {prediction.probability:.1%}, {side} {prediction.threshold:.1%}"
         state = self._states.pop(view.frame.index, self._state)
         wall = datetime.datetime.fromtimestamp(view.frame.header["t_wall_ns"] / 1e9).astimezone()
         small = f"{state}   frame {view.frame.index}   {wall:%Y-%m-%d %H:%M:%S}.{wall.microsecond // 1000:03d}"

@@ -73,7 +73,10 @@ def _parse() -> tuple[argparse.Namespace, Config]:
     if options.config is None and options.source is None:
         given.append("--source=demo")
     config = read_config(given)
-    check_address(config.publish, has_keys=config.curve is not None, insecure=config.insecure)
+    try:
+        check_address(config.publish, has_keys=config.curve is not None, insecure=config.insecure)
+    except ConfigError as exc:
+        raise ConfigError(f"edge-infer would refuse: {exc} (to edge-doctor in a --config)") from exc
     return options, config
 
 

@@ -53,8 +53,13 @@ def check_http(host: str, port: int) -> Iterator[Finding]:
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
-    except OSError as exc:
-        told = f"{address} cannot be bound ({os.strerror(exc.errno or 0)})"
+    except (OSError, UnicodeError) as exc:
+        number = getattr(exc, "errno", None) or -1
+        if number < 0:  # no error of the system: of a name
+            told = f"{address} cannot be bound: the name {host!r} is not known here"
+            yield Finding("edge-display", Verdict.PROBLEM, told, "edge-display --http 127.0.0.1:8080")
+            return
+        told = f"{address} cannot be bound ({os.strerror(number)})"
         yield _taken("edge-display", address, told, "--http 127.0.0.1:")
         return
     yield Finding("edge-display", Verdict.OK, f"{address} is free")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.commandline import print_line
 from edge.errors import ConfigError, EdgeError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from trainer.reference_clips import manifest_clips, phantom_clips
 
     clips = phantom_clips(source) if options.reference is None else manifest_clips(source, options.reference)
-    with _progress(source.model), _written_beside(options.out) as folder:
+    with _progress(source.model), _written_beside(options.out) as folder, _weaknesses_told_once(folder, options.out):
         _export(source, network, clips, folder, options.name or options.out.resolve().name)
     num_bytes = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"wrote {options.out}: {source.model}, {num_bytes / 1e6:.1f} MB; play it with")
@@ -98,6 +99,20 @@ def _written_beside(out: Path) -> Iterator[Path]:
         if isinstance(exc, EdgeError):
             raise
         raise unwritable(out, exc) from exc
+
+
+@contextlib.contextmanager
+def _weaknesses_told_once(folder: Path, out: Path) -> Iterator[None]:
+    """Tell what the proof of each engine warns of once, and of the bundle's own place."""
+    from trainer.collected import collected_warnings
+
+    messages: list[str] = []
+    try:
+        with collected_warnings() as messages:
+            yield
+    finally:
+        for message in dict.fromkeys(messages):
+            print_line("warning", message.replace(str(folder.resolve()), str(out)).replace(str(folder), str(out)))
 
 
 def intended_use(run: "Run") -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from edge.prediction import State
 from edge.preprocess import preprocess_uint8
 from edge.sources import Rect, Source, SourceInfo, open_source
 from engines import PreprocessSpec
+from trainer.collected import collected_warnings
 
 _ROI_ADVICE = "give the image's X,Y,W,H in the manifest's column roi"
 
@@ -80,7 +80,7 @@ def decode(
     cv2.setNumThreads(1)  # other processes share the cores, and an image is small
     collector, meters = _Collector(put), Meters()
     # absolute: a file named "demo" is a file
-    with _collected_warnings() as warnings, contextlib.closing(open_source(str(path.absolute()))) as source:
+    with collected_warnings() as warnings, contextlib.closing(open_source(str(path.absolute()))) as source:
         if source.info.is_live:
             raise SourceError(f"{path.name!r} is a stream, not a recording; record it and give what was recorded")
         observed = _Observed(source)
@@ -173,19 +173,3 @@ def _without_repetition(warnings: Sequence[str], interruptions: Sequence[str]) -
     """Return each warning once, and those interruptions that no warning speaks of."""
     untold = [reason for reason in interruptions if not any(reason in warning for warning in warnings)]
     return tuple(dict.fromkeys([*warnings, *untold]))
-
-
-@contextlib.contextmanager
-def _collected_warnings() -> Iterator[list[str]]:
-    """Collect what the daemon's code warns of, in place of printing it."""
-    messages: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("edge")
-    was_propagating, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = was_propagating
