@@ -27,7 +27,7 @@ class PlanOptions:
     optimization_level: int = 3
     """0 to 5: how long to search for fast kernels."""
     version_compatible: bool = False
-    """Runs on later versions of TensorRT with the same major version, somewhat slower."""
+    """Runs on later versions of TensorRT with the same major version, and from 10 on 11; somewhat slower."""
     hardware_compatibility: str = "none"
     """"none": this GPU model; "same-compute-capability"; "ampere-plus": all from Ampere on; slower in this order."""
     timing_cache: str = ""
@@ -102,9 +102,18 @@ class LayerCounts:
         """Count from what `EngineInspector.get_engine_information` gives as JSON.
 
         Source: the form that TensorRT 8.2 to 11 print with ProfilingVerbosity.DETAILED; a tensor's type is called
-        "Half", "FP16" or "... FP16 format" under a key that begins with "Format" or "Datatype".
+        "Half", "FP16" or "... FP16 format" under a key that begins with "Format" or "Datatype", in large and small
+        letters as the version likes.
+
+        Raises:
+            EngineError: It is no such JSON.
         """
-        layers = json.loads(inspected_json).get("Layers", [])
+        try:
+            layers = list(json.loads(inspected_json)["Layers"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise EngineError(
+                f"TensorRT's list of layers cannot be read ({exc!r}); build with a version from 10 to 11"
+            ) from exc
         types = [_types(layer) for layer in layers if isinstance(layer, Mapping)]
         return cls(
             num_layers=len(layers),
@@ -141,7 +150,7 @@ def _types(layer: Mapping[str, Any]) -> list[str]:
         for tensor in tensors
         if isinstance(tensor, Mapping)
         for key, value in tensor.items()
-        if key.startswith(("Format", "Datatype"))
+        if key.lower().startswith(("format", "datatype"))
     ]
 
 
