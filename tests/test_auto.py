@@ -262,6 +262,24 @@ def test_auto_tells_in_one_line_why_a_rank_of_this_machine_no_longer_holds(
     assert ranked_here(load_bundle(folder)) == RANKED
 
 
+def test_machines_that_differ_in_the_gpu_alone_keep_their_ranks_beside_each_other(
+    folder: Path, gpus: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reverse = tuple(reversed([one._replace(p50_ms=10 * (2 - place)) for place, one in enumerate(RANKED)]))
+    file = gpus / "0000:65:00.0" / "information"
+    keep_ranking(load_bundle(folder), RANKED)
+    file.write_text(file.read_text().replace("A2", "L4"))
+    keep_ranking(load_bundle(folder), RANKED)
+    keep_ranking(load_bundle(folder), reverse)
+    assert [one["circumstances"]["gpus"] for one in load_bundle(folder).rankings] == [["NVIDIA A2"], ["NVIDIA L4"]]
+    assert ranked_here(load_bundle(folder)) == reverse
+    file.write_text(file.read_text().replace("L4", "A2"))
+    assert ranked_here(load_bundle(folder)) == RANKED
+    monkeypatch.setattr(host, "library_versions", dict)
+    assert ranked_here(load_bundle(folder)) == ()
+    assert "the GPU is another one" not in told[-1], "what is told is what has changed on this machine"
+
+
 ODD = {"has_cuda": None, "gpus": 1, "backends": "all", "libraries": ["openvino"], "files": {}}
 
 
