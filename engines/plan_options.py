@@ -15,7 +15,9 @@ _MAX_LEVEL = 5
 _MEBIBYTE = 1 << 20
 _FP32_BYTES = 4
 _MAX_FP32_SHARE = 0.75
-"""Of the size that the weights have in FP32; an FP16 plan is about half as large."""
+"""Of the size that the weights have in FP32; an FP16 plan's are half as large."""
+_CODE_BYTES = 12 * _MEBIBYTE
+"""What a plan may hold beside its weights: more than the weights of a small network. TIN-ResNet50's holds 10 MB."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +67,9 @@ class PlanOptions:
         return self.workspace_mb * _MEBIBYTE
 
     def cache_path(self, version: str, gpu_name: str) -> Path:
-        """Return the timing cache's path; a cache serves one version and one GPU model."""
+        """Return the timing cache's absolute path; a cache serves one version and one GPU model."""
         if self.timing_cache:
-            return Path(self.timing_cache)
+            return Path(self.timing_cache).absolute()
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-ultrasound"
         return folder / f"tensorrt-{_slug(version)}-{_slug(gpu_name)}.timing"
 
@@ -126,7 +128,8 @@ class LayerCounts:
     def require_half(self, num_plan_bytes: int, path: Path, num_weights: int) -> None:
         """Refuse a plan that is FP32 all the same.
 
-        TensorRT may fuse the whole network into one layer that shows only its FP32 ends; then the plan's size tells.
+        TensorRT may fuse the whole network into one layer that shows only its FP32 ends, and torch-tensorrt has it keep
+        the layers' names alone; then the plan's size tells, of a network of ten million weights or more.
 
         Args:
             num_plan_bytes: The plan's size.
@@ -136,7 +139,8 @@ class LayerCounts:
         Raises:
             EngineError: No layer shows FP16, and the plan holds weights in FP32.
         """
-        if self.num_half == 0 and num_plan_bytes > _MAX_FP32_SHARE * _FP32_BYTES * num_weights:
+        limit_bytes = _MAX_FP32_SHARE * _FP32_BYTES * num_weights + _CODE_BYTES
+        if self.num_half == 0 and num_plan_bytes > limit_bytes:
             raise EngineError(
                 f"the plan of {path} is refused: none of its {self.num_layers} layers is in FP16; update TensorRT, "
                 "or run this bundle on another backend"
