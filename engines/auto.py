@@ -97,7 +97,10 @@ def _kind_of(device: str) -> str:
 def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
     """Yield what there might be, best first."""
     yield from _with_files(bundle, "tensorrt")
-    yield _Candidate("torch", _GPU, None, backend_module("torch").probe() or host.cuda_trouble())
+    trouble = backend_module("torch").probe() or host.cuda_trouble()
+    yield _Candidate("torch", _GPU, None, trouble)
+    if trouble is None:
+        yield _Candidate("torch", _GPU, "bf16", None)  # for a network that does not hold in FP16, which is first
     yield from _accelerated_onnxruntime(bundle)
     yield from _openvino(bundle)
     yield from _with_files(bundle, "onnxruntime")

@@ -136,6 +136,7 @@ class Gpu:
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self._is_closed = False
         self._resources = contextlib.ExitStack()
         self.select()
         flags = _enum("cudaStreamNonBlocking")
@@ -217,8 +218,12 @@ class Gpu:
 
     def close(self) -> None:
         """Free everything; idempotent, and quiet where the device is lost, for then nothing is left to free."""
-        with contextlib.suppress(CudaError):  # another thread may be on another device
-            self.select()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with contextlib.suppress(CudaError):
+            self.select()  # another thread may be on another device
+            self.wait()  # a window in flight still reads and writes what is freed next
         self._resources.close()
 
     def _own(self, handle: Any, release: str) -> Any:

@@ -1,5 +1,6 @@
 """An engine whose ring, network and outputs live in a GPU's memory: one small upload a frame, one graph a window."""
 
+import contextlib
 import functools
 import logging
 import statistics
@@ -186,6 +187,9 @@ class CudaEngine(Engine):
         self._places = []
         self._staged = []
         self._gpu.close()
+        # what the library holds on the device, weights above all, goes with these
+        with contextlib.suppress(AttributeError):  # a second time
+            del self._graphs, self._program
 
 
 class _Place:

@@ -12,6 +12,8 @@ from typing import Any
 _ARITHMETIC = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "asimddp", "bf16", "i8mm")
 """Processor flags that decide how fast a precision is; a virtual machine's processor has a name that tells little."""
 
+_NO_DEVICE = 100
+"""CUDA_ERROR_NO_DEVICE: a driver without a GPU, or one that CUDA_VISIBLE_DEVICES hides."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 """Where the NVIDIA driver tells of each GPU in a folder of its own."""
 _LIBRARIES = (
@@ -64,7 +66,9 @@ def cuda_trouble() -> str | None:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no NVIDIA driver (libcuda.so.1 is not there)"
-    if (code := driver.cuInit(0)) != 0:
+    if (code := driver.cuInit(0)) == _NO_DEVICE:
+        return "no CUDA device"
+    if code != 0:
         return f"the NVIDIA driver does not start (CUDA error {code})"
     count = ctypes.c_int(0)
     driver.cuDeviceGetCount(ctypes.byref(count))

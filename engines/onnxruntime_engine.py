@@ -13,6 +13,8 @@ DEFAULT_DEVICE = "CPU"
 OUTPUT_NAMES = ("probabilities", "heatmap")
 
 _SUFFIX = "ExecutionProvider"
+_CPU = DEFAULT_DEVICE + _SUFFIX
+_REMEDY = "install what this provider needs, or use CPU"
 _ONLY_BY_NAME = ("Azure", "Tensorrt", "NvTensorRTRTX")
 """The first sends what it is given to a computer elsewhere; the others compile for minutes at each start."""
 _ONLY_FATAL = 4
@@ -74,15 +76,16 @@ class OnnxRuntimeEngine(HostEngine):
                 _session_options(runtime, options),
                 providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
                 disabled_optimizers=_CRASHING_OPTIMIZERS.get(precision),
+                # on an error it would print to stdout and go on with the processor, at the start or any time later
+                enable_fallback=False,
             )
             self._input_name = session.get_inputs()[0].name
         except Exception as exc:  # its errors have no common class but this
-            raise EngineError(
-                f"ONNX Runtime cannot load {path} on {device}: {_last_line(exc)}; {cure(bundle, file)}"
-            ) from exc
+            remedy = cure(bundle, file) if provider == _CPU else _REMEDY
+            raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_last_line(exc)}; {remedy}") from exc
         # a provider whose libraries are missing is left out without an error
         if provider not in session.get_providers():
-            raise BackendError(f"ONNX Runtime's {provider} does not start here; install what it needs, or use CPU")
+            raise BackendError(f"ONNX Runtime's {provider} does not start here; {_REMEDY}")
         self._session: Any = session
 
     def _run(self, start_slot: int) -> EngineOutput:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from engines import host
@@ -71,7 +71,7 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
     if of_here and not found:
         _log.warning(
             "auto: the order measured on this machine no longer holds (%s); measure anew: edge-build %s --rank",
-            "; ".join(_changes(of_here[-1]["circumstances"], here)),
+            "; ".join(_changes(_nearest(of_here, here)["circumstances"], here)),
             bundle.path,
         )
     try:
@@ -83,7 +83,7 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
 
 
 def keep_ranking(bundle: Bundle, engines: Iterable[Ranked]) -> Bundle:
-    """Keep the engines' order, in place of what was measured on this machine before.
+    """Keep the engines' order, in place of what was measured on this machine with these GPUs before.
 
     Raises:
         BundleError: The manifest cannot be read or written.
@@ -91,7 +91,7 @@ def keep_ranking(bundle: Bundle, engines: Iterable[Ranked]) -> Bundle:
     here = _circumstances(bundle)
     ordered = sorted(engines, key=lambda one: one.p50_ms * (1 if one.precision == "fp32" else MIN_GAIN))
     ranking = {"circumstances": here, "engines": [engine._asdict() for engine in ordered]}
-    others = [other for other in bundle.rankings if _hardware(other) != here["hardware"]]
+    others = [other for other in bundle.rankings if _hardware(other) != here["hardware"] or not _has_gpus(other, here)]
     return keep_rankings(bundle, (*others, ranking))
 
 
@@ -127,6 +127,19 @@ def _hardware(ranking: Mapping[str, Any]) -> Any:
     """Return where it was measured; None where it does not say: that one is of no use, and does no harm."""
     circumstances = ranking.get("circumstances")
     return circumstances.get("hardware") if isinstance(circumstances, dict) else None
+
+
+def _has_gpus(ranking: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether it was measured beside the GPUs of here: machines of one processor may differ in these alone.
+
+    One that an older version kept does not say; it was measured here as far as is known.
+    """
+    return bool(ranking["circumstances"].get("gpus", here["gpus"]) == here["gpus"])
+
+
+def _nearest(rankings: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the newest that was measured beside the GPUs of here, or else the newest."""
+    return max(reversed(rankings), key=lambda ranking: _has_gpus(ranking, here))
 
 
 def _parse(entry: dict[str, Any]) -> Ranked:

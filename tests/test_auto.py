@@ -1,5 +1,6 @@
 """`--backend auto`: the best engine that this machine has, and the reasons for each better one that it has not."""
 
+import ctypes
 import dataclasses
 import json
 import logging
@@ -15,9 +16,10 @@ import onnxruntime
 import pytest
 from small_bundle import small_bundle
 
-from engines import Bundle, PreprocessSpec, auto, host, load_bundle, load_engine
+from engines import Bundle, Engine, PreprocessSpec, auto, host, load_bundle, load_engine
 from engines.build import BuildOptions, build_engine
 from engines.bundle import add_files, describe_file
+from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError, ParityError
 from engines.ranking import Ranked, keep_ranking, ranked_here
 from tools.rank import rank
@@ -96,6 +98,51 @@ def test_auto_asked_for_the_processor_of_a_machine_with_a_gpu_takes_the_fastest_
     monkeypatch.setattr(host, "cuda_trouble", lambda: None)
     assert _chosen(_with_build(built, gain_over_fp32=1.8), device=device) == ("openvino", "int8")
     assert f"auto: passed over torch cuda: {device} is asked for" in told
+
+
+def test_auto_on_a_gpu_takes_bf16_where_the_network_does_not_hold_in_fp16(
+    folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = auto.load_proven
+
+    def load_without_gpu(bundle: Bundle, backend: str, options: EngineOptions) -> Engine:
+        if (backend, options.device) != ("torch", "cuda"):
+            raise BackendError("not here")
+        if options.precision != "bf16":
+            raise ParityError("it overflows")
+        engine = load(bundle, "openvino", EngineOptions())
+        engine.spec = dataclasses.replace(engine.spec, backend=backend, precision=options.precision)
+        return engine
+
+    monkeypatch.setattr(host, "cuda_trouble", lambda: None)
+    monkeypatch.setattr(auto, "load_proven", load_without_gpu)
+    assert _chosen(load_bundle(folder)) == ("torch", "bf16")
+    assert "auto: passed over torch cuda: it overflows" in told
+
+
+@pytest.mark.parametrize(
+    ("code", "num_devices", "said"),
+    [
+        (100, 0, "no CUDA device"),
+        (0, 0, "no CUDA device"),
+        (0, 1, None),
+        (803, 1, "the NVIDIA driver does not start (CUDA error 803)"),
+    ],
+)
+def test_driver_tells_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, code: int, num_devices: int, said: str | None
+) -> None:
+    class Driver:
+        def cuInit(self, flags: int) -> int:  # noqa: N802
+            return code
+
+        def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+            count._obj.value = num_devices
+            return 0
+
+    monkeypatch.undo()  # the fixture's own answer
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert host.cuda_trouble.__wrapped__() == said
 
 
 def test_auto_takes_the_precision_that_was_measured_faster_here(built: Bundle, told: list[str]) -> None:
@@ -260,6 +307,24 @@ def test_auto_tells_in_one_line_why_a_rank_of_this_machine_no_longer_holds(
     ]
     keep_ranking(load_bundle(folder), RANKED)
     assert ranked_here(load_bundle(folder)) == RANKED
+
+
+def test_machines_that_differ_in_the_gpu_alone_keep_their_ranks_beside_each_other(
+    folder: Path, gpus: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reverse = tuple(reversed([one._replace(p50_ms=10 * (2 - place)) for place, one in enumerate(RANKED)]))
+    file = gpus / "0000:65:00.0" / "information"
+    keep_ranking(load_bundle(folder), RANKED)
+    file.write_text(file.read_text().replace("A2", "L4"))
+    keep_ranking(load_bundle(folder), RANKED)
+    keep_ranking(load_bundle(folder), reverse)
+    assert [one["circumstances"]["gpus"] for one in load_bundle(folder).rankings] == [["NVIDIA A2"], ["NVIDIA L4"]]
+    assert ranked_here(load_bundle(folder)) == reverse
+    file.write_text(file.read_text().replace("L4", "A2"))
+    assert ranked_here(load_bundle(folder)) == RANKED
+    monkeypatch.setattr(host, "library_versions", dict)
+    assert ranked_here(load_bundle(folder)) == ()
+    assert "the GPU is another one" not in told[-1], "what is told is what has changed on this machine"
 
 
 ODD = {"has_cuda": None, "gpus": 1, "backends": "all", "libraries": ["openvino"], "files": {}}

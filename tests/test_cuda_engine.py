@@ -4,8 +4,10 @@ The arithmetic, the order of work and the errors are the product's own; only the
 """
 
 import ctypes
+import gc
 import re
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +262,33 @@ def test_close_gives_everything_back_and_twice_is_fine(fake):
     engine.close()
     engine.close()
     assert (fake.num_allocations, fake.open_handles) == (0, set())
+
+
+def test_close_waits_for_the_window_in_flight_before_it_frees_what_that_uses(fake, monkeypatch):
+    computed, freed = [], []
+    for name in ("cudaFree", "cudaFreeHost", "cudaGraphExecDestroy"):
+        function = getattr(fake, name)
+        monkeypatch.setattr(fake, name, lambda handle, function=function: freed.append(handle) or function(handle))
+    monkeypatch.setattr(MeanProgram, "_compute", lambda self, **arrays: computed.append(len(freed)))
+    engine = make_engine(fake)
+    for frame in random_frames(NUM_FRAMES):
+        engine.push(frame)
+    engine.submit()
+    engine.close()
+    assert computed[-1] == 0
+    assert len(computed) == NUM_FRAMES + 1, "each graph's warm run, and the window"
+    assert freed
+
+
+def test_close_lets_go_of_the_program_whose_library_holds_the_weights(fake):
+    program = MeanProgram(fake)
+    engine = CudaEngine(make_spec(), Gpu(0), program)
+    engine.warmup()
+    alive = weakref.ref(program)
+    del program
+    engine.close()
+    gc.collect()
+    assert alive() is None
 
 
 def test_close_by_a_thread_on_another_device_frees_what_lies_on_its_own(fake, monkeypatch):

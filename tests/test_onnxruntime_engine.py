@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
 from engines.engine import EngineOptions
@@ -88,7 +89,9 @@ def test_fp32_on_a_gpu_is_not_rounded_to_tf32(bundle: Bundle, monkeypatch: pytes
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", start)
-    with pytest.raises(EngineError, match=r"model\.onnx on cuda: no GPU here; export the bundle again"):
+    with pytest.raises(
+        EngineError, match=r"model\.onnx on cuda: no GPU here; install what this provider needs, or use CPU"
+    ):
         create(bundle, EngineOptions(device="cuda"))
     assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
 
@@ -111,6 +114,28 @@ def test_engine_with_too_few_frames_refuses_to_infer(engine: Engine) -> None:
     _push(engine, 0.5)
     with pytest.raises(EngineError, match="needs 4 frames since the last reset"):
         engine.infer()
+
+
+def test_provider_that_fails_is_an_error_and_not_the_processor_in_its_place(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = engine._session  # type: ignore[attr-defined]
+
+    class Failing:
+        within = session._sess
+
+        def run(self, *_: object) -> None:
+            raise EPFail("the device is gone")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.within, name)
+
+    _push(engine, 0.1, 0.2, 0.3, 0.4)
+    engine.infer()
+    monkeypatch.setattr(session, "_sess", Failing())
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed to run .*: the device is gone"):
+        engine.infer()
+    assert capsys.readouterr().out == ""
 
 
 def test_engine_close_is_idempotent(engine: Engine) -> None:

@@ -57,9 +57,20 @@ def test_plan_of_an_older_driver_fits_a_newer_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "is_served"), [("11.0.2.7", True), ("11.0.0.1", True), ("11.1.0.1", False), ("10.16.1.2", False)]
+    ("version", "is_served"),
+    [
+        ("11.0.2.7", True),
+        ("11.0.0.1", True),
+        ("11.1.0.1", False),
+        ("10.16.1.2", True),
+        ("12.0.0.1", False),
+        ("9.3.0.1", False),
+        ("8.6.1.6", False),
+    ],
 )
-def test_version_compatible_plan_fits_later_versions_of_its_major(version: str, is_served: bool) -> None:
+def test_version_compatible_plan_fits_later_versions_of_its_major_and_11_what_10_built(
+    version: str, is_served: bool
+) -> None:
     trouble = misfit(entry(with_host(tensorrt=version), version_compatible=True), HERE)
     assert (trouble is None) == is_served
 
@@ -120,7 +131,7 @@ def test_options_are_read_from_settings() -> None:
     )
     assert options.workspace_bytes == 2 * 1024 * 1024
     assert (options.optimization_level, options.version_compatible) == (5, True)
-    assert options.cache_path("11.0", "L4") == Path("a/b")
+    assert options.cache_path("11.0", "L4") == Path("a/b").absolute()
 
 
 @pytest.mark.parametrize(
@@ -156,10 +167,17 @@ def test_layers_are_counted_by_their_types() -> None:
         layer("Row major linear FP32", "Channel major FP16 format where channel % 8 == 0"),
         layer("Half", key="Format"),
         layer("Half", key="Datatype"),
+        layer("Half", key="DataType"),
         layer("Float"),
         layer("Row major linear FP32 format"),
         layer("Int32"),
         {"Name": "no tensors"},
         "a layer by its name alone",
     ]
-    assert LayerCounts.read(json.dumps({"Layers": layers, "Bindings": ["x"]})) == LayerCounts(8, 3, 2)
+    assert LayerCounts.read(json.dumps({"Layers": layers, "Bindings": ["x"]})) == LayerCounts(9, 4, 2)
+
+
+@pytest.mark.parametrize("told", ["", "no JSON", "[]", "{}", '{"Layers": null}'])
+def test_list_of_layers_that_cannot_be_read_is_an_error_of_ours(told: str) -> None:
+    with pytest.raises(EngineError, match="list of layers cannot be read"):
+        LayerCounts.read(told)

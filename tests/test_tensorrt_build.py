@@ -134,12 +134,14 @@ def test_fp32_plan_is_about_twice_as_large_which_the_second_check_sees(
     num_weights = tensorrt_build._num_weights(half_path)
     opaque = LayerCounts(num_layers=1, num_half=0, num_float=1)
     # the small network's plan holds more code than weights: the check is for what code is little beside
-    overhead = half_bytes - 2 * num_weights
-    opaque.require_half(half_bytes - overhead, half_path, num_weights)
+    overhead, scale = half_bytes - 2 * num_weights, 24_000_000 // num_weights  # as many as TIN-ResNet50 has
+    large_half, large_float = (scale * (size - overhead) + overhead for size in (half_bytes, float_bytes))
+    opaque.require_half(half_bytes, half_path, num_weights)
+    opaque.require_half(large_half, half_path, scale * num_weights)
     with pytest.raises(EngineError, match=r"is refused: none of its 1 layers is in FP16"):
-        opaque.require_half(float_bytes - overhead, half_path, num_weights)
+        opaque.require_half(large_float, half_path, scale * num_weights)
     seen = LayerCounts(num_layers=9, num_half=5, num_float=4)
-    seen.require_half(float_bytes, half_path, num_weights)
+    seen.require_half(large_float, half_path, scale * num_weights)
 
 
 def test_unsupported_operator_is_told_in_tensorrts_words_with_the_file(compile_plan, tmp_path):
@@ -159,6 +161,21 @@ def test_file_that_is_no_onnx_is_told_with_the_file(compile_plan, tmp_path, cont
     path.write_bytes(content)
     with pytest.raises(EngineError, match=r"broken\.onnx"):
         compile_plan(path)
+
+
+@pytest.mark.parametrize(("name", "what"), [("Builder", "start its builder"), ("OnnxParser", "start its parser")])
+def test_object_that_tensorrt_does_not_give_is_told_in_its_words(
+    tensorrt_build, compile_plan, half_path, monkeypatch, name, what
+):
+    """Its bindings raise a TypeError that says nothing, and its reason goes to the logger."""
+
+    def give_none(*args):
+        args[-1].log(tensorrt_build.trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 2")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(tensorrt_build.trt, name, give_none)
+    with pytest.raises(EngineError, match=f"TensorRT cannot {what}: CUDA initialization failure with error: 2"):
+        compile_plan(half_path)
 
 
 def test_timing_cache_that_does_not_fit_is_begun_anew(compile_plan, half_path, tmp_path):

@@ -134,6 +134,18 @@ def test_code_within_a_plan_is_run_only_where_it_was_built_with_some(stand_in, f
     assert [runtime.engine_host_code_allowed for runtime in runtimes] == [options.get("version_compatible", False)]
 
 
+def test_runtime_that_does_not_start_is_told_and_frees_the_gpu(stand_in, fake, bundle_with, monkeypatch):
+    def give_none(logger):
+        logger.log(stand_in.ILogger.Severity.ERROR, "CUDA initialization failure with error: 2")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(stand_in, "Runtime", give_none)
+    bundle = bundle_with(b"no plan", this_host(stand_in))
+    with pytest.raises(EngineError, match="TensorRT cannot start its runtime: CUDA initialization failure"):
+        tensorrt_engine.create(bundle)
+    assert (fake.num_allocations, fake.open_handles) == (0, set())
+
+
 def test_every_graph_of_a_plan_has_a_context_that_nothing_changes_afterwards(stand_in, fake, tmp_path, monkeypatch):
     """TensorRT leaves open what a graph does whose context was changed; all of them share one scratch memory."""
     runtime = FakeRuntime(stand_in, fake, lambda: MeanProgram(fake))

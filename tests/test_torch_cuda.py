@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from engines.bundle import load_bundle
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.load import load_engine
+from engines.tensorrt.plan_options import PlanOptions
 from engines.torch import engine as torch_engine
 from engines.torch import gpu as torch_cuda
 from engines.torch import tensorrt_build as torch_tensorrt_build
@@ -130,13 +132,26 @@ def _parts(*parts: torch.nn.Module) -> torch.nn.Module:
 
 def test_program_that_torch_tensorrt_left_in_fp32_is_refused_after_it_was_compiled():
     check = torch_tensorrt_build.require_half_parts
-    half, opaque = _Part("Half", 4000), _Part("Float", 2000)
-    assert check(_parts(half, opaque), Path("model.pt2"), 1000).num_half == 1
-    assert check(_parts(opaque), Path("model.pt2"), 1000).num_half == 0  # fused into one layer, but small enough
+    num_weights = 12_000_000
+    half, opaque = _Part("Half", 4 * num_weights), _Part("Float", 2 * num_weights)
+    assert check(_parts(half, opaque), Path("model.pt2"), num_weights).num_half == 1
+    assert check(_parts(opaque), Path("model.pt2"), num_weights).num_half == 0  # fused into one layer, but small enough
     with pytest.raises(EngineError, match=r"model\.pt2 is refused: none of its 2 layers is in FP16"):
-        check(_parts(_Part("Float", 2000), _Part("Float", 2000)), Path("model.pt2"), 1000)
+        check(_parts(opaque, _Part("Float", 3 * num_weights)), Path("model.pt2"), num_weights)
     with pytest.raises(EngineError, match="compiled no part of"):
-        check(_parts(torch.nn.ReLU()), Path("model.pt2"), 1000)
+        check(_parts(torch.nn.ReLU()), Path("model.pt2"), num_weights)
+
+
+def test_program_of_a_small_network_is_not_refused_for_the_code_beside_its_weights():
+    """torch-tensorrt has the layers' names kept alone, and a small network's plan holds more code than weights."""
+    counts = torch_tensorrt_build.require_half_parts(_parts(_Part("", 4_000_000)), Path("model.pt2"), 780_000)
+    assert (counts.num_layers, counts.num_half, counts.num_float) == (1, 0, 0)
+
+
+def test_torch_tensorrt_keeps_its_timings_where_plans_have_theirs(tmp_path):
+    library = SimpleNamespace(Device=lambda name: name)
+    settings = torch_tensorrt_build._settings(library, PlanOptions(), "cuda:0", tmp_path / "x.timing")
+    assert settings["timing_cache_path"] == str(tmp_path / "x.timing")
 
 
 def test_missing_gpu_is_refused_with_the_reason(bundle, fake):

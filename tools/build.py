@@ -13,13 +13,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edge.commandline import Parser, ignore_signals, log_lines, run_command
+from edge.commandline import Parser, ignore_signals, log_lines, print_line, run_command
 from edge.errors import ConfigError, EngineError
 from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
 from engines.build import Progress as Tell
 from engines.bundle import read_manifest
 from engines.load import BACKENDS
+from engines.openvino.int8 import FEW_CLIPS
 from engines.tensorrt.plan_options import PlanOptions
 from tools.calibration import read_clips
 from tools.parity_table import print_checks
@@ -152,6 +153,9 @@ def _build(bundle: Bundle, options: argparse.Namespace) -> int:
     with _progress() as tell:
         _, file, result = build_engine(bundle, options.backend, options.precision, build_options, tell)
     build = file.build or {}
+    if options.precision == "int8" and len(clips) < FEW_CLIPS:
+        few = f"the ranges of feature maps are from {len(clips)} clips"
+        print_line("warning", f"{few}; {FEW_CLIPS} or more make better heatmaps: --calibrate SOURCE")
     print(f"{bundle.path / file.name}: {result.describe()}, over {result.num_clips} reference clips")
     gain = ""
     if "gain_over_fp32" in build:

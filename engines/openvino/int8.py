@@ -12,6 +12,12 @@ import numpy.typing as npt
 
 from engines.errors import BackendError
 
+FEW_CLIPS = 8
+"""Fewer do not show how large a feature map's values become on others, and what is beyond its range is cut off."""
+_HEADROOM = 1.5
+"""How much wider ranges from few clips are made. With the demo bundle, ranges from its two reference clips changed
+heatmaps by up to 0.15 of the peak on 54 phantom clips, and widened so by up to 0.08, at the same speed; from 10 clips
+on it was 0.04 either way. The last stage of blocks in FP32 makes it 0.03, and a window 1.2 to 1.6 times as long."""
 _FEATURE_MAP_RANK = 4
 _QUANTIZER = "FakeQuantize"
 
@@ -48,6 +54,8 @@ def quantize(
                 activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
             ),
         )
+    if len(clips_ntchw) < FEW_CLIPS:
+        _widen_ranges(quantized)
     _share_quantizers(quantized)
     return quantized
 
@@ -84,6 +92,18 @@ def _is_kept_in_float(node: Any, num_channels: int, num_classes: int) -> bool:
     if node.get_type_name() == "Convolution":
         return bool(node.input(0).get_shape()[1] == num_channels or shape[1] == num_classes)
     return len(shape) != _FEATURE_MAP_RANK
+
+
+def _widen_ranges(model: Any) -> None:
+    """Make room in every feature map's range; zero keeps its place among the steps."""
+    from openvino import opset13 as ops
+
+    for node in model.get_ordered_ops():
+        is_quantizer = node.get_type_name() == _QUANTIZER
+        if not is_quantizer or node.input(0).get_source_output().get_node().get_type_name() == "Constant":
+            continue  # of weights all values are known
+        for place, bound in enumerate(_range(node) or (), 1):
+            node.input(place).replace_source_output(ops.constant(bound * np.float32(_HEADROOM)).output(0))
 
 
 def _share_quantizers(model: Any) -> None:

@@ -67,7 +67,7 @@ def compile_plan(onnx_path: Path, plan_path: Path, options: PlanOptions, cache_p
     Raises:
         EngineError: The file has an unsupported operator or no FP16, or TensorRT fails; with TensorRT's own words.
     """
-    builder = WORDS.require(trt.Builder(WORDS), "start its builder")
+    builder = WORDS.make(trt.Builder, "start its builder")
     # needed by TensorRT 10; 11 knows no other networks
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = WORDS.require(builder.create_network(typed), "create a network")
@@ -87,13 +87,14 @@ def compile_plan(onnx_path: Path, plan_path: Path, options: PlanOptions, cache_p
 
 
 def _parse(onnx_path: Path, network: trt.INetworkDefinition) -> None:
-    parser = trt.OnnxParser(network, WORDS)
+    parser = WORDS.make(trt.OnnxParser, "start its parser", network)
     if parser.parse_from_file(str(onnx_path)):
         return
     errors = [parser.get_error(place) for place in range(parser.num_errors)]
     said = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
+    words = WORDS.take()  # the same less clearly; kept, they would be told with the next failure
     raise EngineError(
-        f"TensorRT {trt.__version__} cannot read {onnx_path}: {' '.join(said.split()) or WORDS.take()}; update "
+        f"TensorRT {trt.__version__} cannot read {onnx_path}: {' '.join(said.split()) or words}; update "
         "TensorRT, or run this bundle on another backend"
     )
 

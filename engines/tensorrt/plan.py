@@ -32,7 +32,7 @@ class Plan:
             EngineError: It is no plan, is damaged, or does not fit this TensorRT or GPU; with TensorRT's own words.
         """
         self._path = path
-        self._runtime = WORDS.require(trt.Runtime(WORDS), "start its runtime")
+        self._runtime = WORDS.make(trt.Runtime, "start its runtime")
         self._runtime.engine_host_code_allowed = is_version_compatible
         plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._engine = WORDS.require(plan, f"load {path}")
@@ -98,4 +98,5 @@ class Plan:
     def layer_counts(self) -> LayerCounts:
         """Return how many layers the engine inspector shows in which type."""
         inspector = WORDS.require(self._engine.create_engine_inspector(), "create an inspector")
-        return LayerCounts.read(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        return LayerCounts.read(WORDS.require(told or None, f"tell the layers of {self._path}"))

@@ -72,8 +72,14 @@ def misfit(build: Mapping[str, Any], here: PlanHost) -> str | None:
 
 
 def _is_version_served(there: tuple[int, ...], here: tuple[int, ...], is_compatible: bool) -> bool:
-    """A version compatible plan runs on the same major version, not older than what built it."""
-    return there[0] == here[0] and there <= here if is_compatible else there == here
+    """A version compatible plan runs on what built it and later, of the same major version or of the next.
+
+    Source: TensorRT 11.4.1, Support Matrix, Engine Portability: of pairs across major versions 10 to 11 is served (and
+    8 to 10, which this project does not build for), no other.
+    """
+    if not is_compatible:
+        return there == here
+    return there <= here and (there[0] == here[0] or (there[0], here[0]) == (10, 11))
 
 
 def _is_gpu_served(there: PlanHost, here: PlanHost, level: str) -> bool:

@@ -15,7 +15,9 @@ _MAX_LEVEL = 5
 _MEBIBYTE = 1 << 20
 _FP32_BYTES = 4
 _MAX_FP32_SHARE = 0.75
-"""Of the size that the weights have in FP32; an FP16 plan is about half as large."""
+"""Of the size that the weights have in FP32; an FP16 plan's are half as large."""
+_CODE_BYTES = 12 * _MEBIBYTE
+"""What a plan may hold beside its weights: more than the weights of a small network. TIN-ResNet50's holds 10 MB."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class PlanOptions:
     optimization_level: int = 3
     """0 to 5: how long to search for fast kernels."""
     version_compatible: bool = False
-    """Runs on later versions of TensorRT with the same major version, somewhat slower."""
+    """Runs on later versions of TensorRT with the same major version, and from 10 on 11; somewhat slower."""
     hardware_compatibility: str = "none"
     """"none": this GPU model; "same-compute-capability"; "ampere-plus": all from Ampere on; slower in this order."""
     timing_cache: str = ""
@@ -65,9 +67,9 @@ class PlanOptions:
         return self.workspace_mb * _MEBIBYTE
 
     def cache_path(self, version: str, gpu_name: str) -> Path:
-        """Return the timing cache's path; a cache serves one version and one GPU model."""
+        """Return the timing cache's absolute path; a cache serves one version and one GPU model."""
         if self.timing_cache:
-            return Path(self.timing_cache)
+            return Path(self.timing_cache).absolute()
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-ultrasound"
         return folder / f"tensorrt-{_slug(version)}-{_slug(gpu_name)}.timing"
 
@@ -102,9 +104,18 @@ class LayerCounts:
         """Count from what `EngineInspector.get_engine_information` gives as JSON.
 
         Source: the form that TensorRT 8.2 to 11 print with ProfilingVerbosity.DETAILED; a tensor's type is called
-        "Half", "FP16" or "... FP16 format" under a key that begins with "Format" or "Datatype".
+        "Half", "FP16" or "... FP16 format" under a key that begins with "Format" or "Datatype", in large and small
+        letters as the version likes.
+
+        Raises:
+            EngineError: It is no such JSON.
         """
-        layers = json.loads(inspected_json).get("Layers", [])
+        try:
+            layers = list(json.loads(inspected_json)["Layers"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise EngineError(
+                f"TensorRT's list of layers cannot be read ({exc!r}); build with a version from 10 to 11"
+            ) from exc
         types = [_types(layer) for layer in layers if isinstance(layer, Mapping)]
         return cls(
             num_layers=len(layers),
@@ -117,7 +128,8 @@ class LayerCounts:
     def require_half(self, num_plan_bytes: int, path: Path, num_weights: int) -> None:
         """Refuse a plan that is FP32 all the same.
 
-        TensorRT may fuse the whole network into one layer that shows only its FP32 ends; then the plan's size tells.
+        TensorRT may fuse the whole network into one layer that shows only its FP32 ends, and torch-tensorrt has it keep
+        the layers' names alone; then the plan's size tells, of a network of ten million weights or more.
 
         Args:
             num_plan_bytes: The plan's size.
@@ -127,7 +139,8 @@ class LayerCounts:
         Raises:
             EngineError: No layer shows FP16, and the plan holds weights in FP32.
         """
-        if self.num_half == 0 and num_plan_bytes > _MAX_FP32_SHARE * _FP32_BYTES * num_weights:
+        limit_bytes = _MAX_FP32_SHARE * _FP32_BYTES * num_weights + _CODE_BYTES
+        if self.num_half == 0 and num_plan_bytes > limit_bytes:
             raise EngineError(
                 f"the plan of {path} is refused: none of its {self.num_layers} layers is in FP16; update TensorRT, "
                 "or run this bundle on another backend"
@@ -141,7 +154,7 @@ def _types(layer: Mapping[str, Any]) -> list[str]:
         for tensor in tensors
         if isinstance(tensor, Mapping)
         for key, value in tensor.items()
-        if key.startswith(("Format", "Datatype"))
+        if key.lower().startswith(("format", "datatype"))
     ]
 
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import SupportsInt, TypeVar
 
 import tensorrt as trt
@@ -47,8 +47,22 @@ class Words(trt.ILogger):
             EngineError: `what` TensorRT could not do, with its own words.
         """
         if value is None or value is False:
-            raise EngineError(f"TensorRT cannot {what}: {self.take()}")
+            raise self._error(what)
         return value
+
+    def make(self, kind: Callable[..., T], what: str, *args: object) -> T:
+        """Return a new object of TensorRT's. Where it gives none, its bindings raise TypeError and say nothing of why.
+
+        Raises:
+            EngineError: As `require`.
+        """
+        try:
+            return kind(*args, self)
+        except TypeError as exc:
+            raise self._error(what) from exc
+
+    def _error(self, what: str) -> EngineError:
+        return EngineError(f"TensorRT cannot {what}: {self.take()}")
 
 
 WORDS = Words()

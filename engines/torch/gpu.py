@@ -40,6 +40,7 @@ def create(bundle: Bundle, options: EngineOptions) -> CudaEngine:
     network = (
         _load_compiled(torch, bundle, file, info) if compiled else _load_eager(torch, bundle, file, device, precision)
     )
+    torch.cuda.synchronize(device)  # weights are converted on a stream for which the engine's own does not wait
     outputs = {name: (1, *array.shape[1:]) for name, array in _reference_outputs(bundle).items()}
     spec = EngineSpec(bundle.name, file.sha256, "torch", precision, device, bundle.clip_tchw, bundle.classes)
     with cuda.running(bundle.path / file.name, info.index) as gpu:

@@ -41,16 +41,15 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     path = bundle.path / bundle.file("torch-export", "fp32").name
     target = folder / f"model.{COMPILED_KIND}-{precision}.pt2"
     device = f"cuda:{gpu.index}"
+    host = PlanHost.here(trt.__version__, gpu)
+    settings = _settings(torch_tensorrt, plan_options, device, plan_options.cache_path(host.tensorrt, gpu.name))
     progress("compiling with torch-tensorrt", 0.0)
     with _told(path), torch.cuda.device(gpu.index):
         clip = torch.zeros((1, *bundle.clip_tchw), device=device)
         program = half_program(torch, torch.export.load(path), clip, precision)
-        compiled = torch_tensorrt.dynamo.compile(
-            program, inputs=[clip], **_settings(torch_tensorrt, plan_options, device)
-        )
+        compiled = torch_tensorrt.dynamo.compile(program, inputs=[clip], **settings)
         counts = require_half_parts(compiled, path, sum(each.numel() for each in program.parameters()))
         torch_tensorrt.save(compiled, str(target), inputs=[clip])
-    host = PlanHost.here(trt.__version__, gpu)
     return Built(
         files=((target.name, COMPILED_KIND),),
         device=device,
@@ -78,7 +77,7 @@ def half_program(torch: Any, program: Any, clip: Any, precision: str) -> Any:
     return lowered
 
 
-def _settings(torch_tensorrt: Any, options: PlanOptions, device: str) -> dict[str, Any]:
+def _settings(torch_tensorrt: Any, options: PlanOptions, device: str, cache_path: Path) -> dict[str, Any]:
     return {
         "device": torch_tensorrt.Device(device),
         "require_full_compilation": True,
@@ -86,7 +85,7 @@ def _settings(torch_tensorrt: Any, options: PlanOptions, device: str) -> dict[st
         "optimization_level": options.optimization_level,
         "version_compatible": options.version_compatible,
         "hardware_compatible": options.hardware_compatibility == "ampere-plus",
-        **({"timing_cache_path": options.timing_cache} if options.timing_cache else {}),
+        "timing_cache_path": str(cache_path),  # its own choice is a file in /tmp, whatever version and GPU
     }
 
 
