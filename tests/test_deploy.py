@@ -69,7 +69,12 @@ def test_container_copies_every_package_and_runs_what_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     text = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
     copied = set(re.findall(r"^COPY ([a-z]+) /src/\1$", text, re.MULTILINE))
-    assert copied == {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    found = project["tool"]["setuptools"]["packages"]["find"]
+    assert copied == {pattern.removesuffix("*") for pattern in found["include"]}
+    # a folder without it would be left out of what is installed
+    folders = {path.parent for name in copied for path in (ROOT / name).rglob("*.py")}
+    assert found["namespaces"] is False
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
     commands = set(re.findall(r"\bedge-(?:infer|display|doctor|keygen|watch|train)\b", text))
     assert commands <= project["project"]["scripts"].keys()
     assert re.search(r"^USER edge$", text, re.MULTILINE)
