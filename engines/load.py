@@ -125,7 +125,30 @@ def backend_module(backend: str) -> BackendModule:
     return cast(BackendModule, importlib.import_module(BACKENDS[backend]))
 
 
-def devices_of(bundle: Bundle, backend: str, precision: str | None) -> tuple[str | None, ...]:
+def engines_of(bundle: Bundle, backend: str, device: str | None = None) -> tuple[tuple[str | None, str], ...]:
+    """Return device and precision of each engine that a bundle has for a backend.
+
+    Args:
+        bundle: The bundle.
+        backend: One that can run here.
+        device: The only one asked for. None: all that the machine has, and all that something was built for; a device
+            of None in what is returned is the backend's own choice.
+    """
+    module = backend_module(backend)
+    if device is not None:
+        return tuple((device, precision) for precision in module.precisions(bundle, device))
+    here = [(one, precision) for one in module.devices() for precision in module.precisions(bundle, one)]
+    found = {precision for _, precision in here}
+    built = [
+        (one, precision)
+        for precision in module.precisions(bundle)
+        for one in _built_for(bundle, backend, precision)
+        if one or precision not in found
+    ]
+    return tuple(dict.fromkeys([*here, *built]))
+
+
+def _built_for(bundle: Bundle, backend: str, precision: str) -> tuple[str | None, ...]:
     """Return the devices for which a precision was built, where they are several; else None: the backend's choice."""
     builds = [file.build for file in bundle.files if file.build and file.precision == precision]
     devices = dict.fromkeys(str(build.get("device")) for build in builds if build.get("backend") == backend)

@@ -14,7 +14,7 @@ import torch
 from fake_cuda import Error, FakeCuda
 from small_bundle import NUM_FRAMES, random_clips, randomised, small_bundle, small_model
 
-from engines import cuda
+from engines import cuda, host
 from engines.build import BuildOptions, build_engine
 from engines.bundle import load_bundle
 from engines.engine import EngineOptions
@@ -194,6 +194,15 @@ def test_check_and_bench_on_a_gpu_take_the_precisions_that_it_has(bundle, fake):
         ("cuda", "fp16"),
         ("cuda", "bf16"),
     ]
+
+
+def test_bench_of_a_machine_with_a_gpu_has_its_engines_beside_the_processors(bundle, monkeypatch):
+    monkeypatch.setattr(host, "cuda_trouble", lambda: None)
+    options = argparse.Namespace(backend=["torch"], precision=None, device=None, throughput=False, tune=None)
+    choices = [("cuda", "fp16"), ("cuda", "bf16"), ("cpu", "fp32")]
+    assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == choices
+    options.precision = ["fp16"]
+    assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == choices[:1]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from rich.table import Table
 from edge.commandline import print_line
 from edge.errors import EngineError
 from engines import Bundle
-from engines.load import BACKENDS, backend_module, devices_of
+from engines.load import BACKENDS, backend_module, engines_of
 from engines.parity import ParityResult
 from tools.engine_check import Check, check_apart
 
@@ -45,9 +45,8 @@ def check_all(
         if (trouble := module.probe()) is not None:
             yield Check(name, "", "", None, f"it cannot run here: {trouble}", is_refused=backend is not None)
             continue
-        for precision in module.precisions(bundle, device):
-            for one in [device] if device else devices_of(bundle, name, precision):
-                yield check(bundle, name, precision, one, is_named=backend is not None)
+        for one, precision in engines_of(bundle, name, device):
+            yield check(bundle, name, precision, one, is_named=backend is not None)
 
 
 def _print(bundle: Bundle, checks: list[Check]) -> None:

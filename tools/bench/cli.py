@@ -17,7 +17,7 @@ from edge.config import DEMO_BUNDLE
 from edge.errors import ConfigError, EngineError
 from edge.tuning import parse_tuning
 from engines import BACKENDS, Bundle, load_bundle
-from engines.load import backend_module, devices_of
+from engines.load import backend_module, engines_of
 from tools.bench.display import DisplaySettings, measure_display
 from tools.bench.engine import EngineChoice, measure_engines
 from tools.bench.flops import count_gflop
@@ -140,18 +140,17 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
         if (trouble := module.probe()) is not None and not options.backend:
             print_line("warning", f"{backend} is left out: {trouble}")
             continue
-        there = module.precisions(bundle, options.device)
-        asked = options.precision or there
+        there = engines_of(bundle, backend, options.device) if trouble is None else ()
+        asked = [one for one in there if not options.precision or one[1] in options.precision]
         # one that no engine here has is measured all the same, for its error
-        for precision in [one for one in asked if one in there] or asked or (None,):
-            for device in [options.device] if options.device else devices_of(bundle, backend, precision):
-                yield EngineChoice(
-                    backend=backend,
-                    precision=precision,
-                    device=device,
-                    is_for_throughput=options.throughput,
-                    tune=options.tune,
-                )
+        for device, precision in asked or [(options.device, one) for one in options.precision or (None,)]:
+            yield EngineChoice(
+                backend=backend,
+                precision=precision,
+                device=device,
+                is_for_throughput=options.throughput,
+                tune=options.tune,
+            )
 
 
 def _bench_pipeline(options: argparse.Namespace) -> Report:
