@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.errors import ConfigError
 from tests.trainer_command import edge_train
 from trainer.evaluation.calibration import choose_threshold
 from trainer.evaluation.evaluate import series_of
@@ -116,3 +117,10 @@ def test_table_of_an_earlier_cross_validation_gets_thresholds_when_it_is_read(tm
         assert "threshold" not in next(csv.reader(stream))
     read = out_of_fold_predictions(tmp_path)
     assert read.thresholds == pytest.approx(cross_fitted(together).thresholds)
+
+
+def test_rule_that_somebody_changed_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions.csv", concatenated(folds_of(2, 8, seed=3)))
+    (tmp_path / "crossval.json").write_text('{"threshold_rule": 5}')
+    with pytest.raises(ConfigError, match="threshold rule '5' is not known"):
+        out_of_fold_predictions(tmp_path)

@@ -221,7 +221,10 @@ def test_report_of_a_measured_cross_validation_shows_the_test_and_all_folds(fold
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json cannot be read"),
         (lambda folder: (folder / "metrics.json").write_text('{"name": "a"}'), "cannot be read (it has no n); run"),
         (lambda folder: (folder / "metrics.json").write_text("[]"), "(it is [], not an object)"),
+        (lambda folder: (folder / "metrics.json").write_text("[" * 200_000), "metrics.json cannot be read (maximum"),
         (lambda folder: (folder / "run.json").write_text("[]"), "run.json holds no JSON object"),
+        (lambda folder: (folder / "run.json").write_text("[" * 200_000), "run.json cannot be read (maximum"),
+        (lambda folder: (folder / "crossval.json").write_text("[" * 200_000), "crossval.json cannot be read (maximum"),
     ],
 )
 def test_report_of_something_else_is_refused_by_one_line(tmp_path: Path, make, said: str) -> None:  # type: ignore[no-untyped-def]

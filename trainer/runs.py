@@ -215,7 +215,7 @@ def _parse(folder: Path, content: dict[str, Any]) -> Run:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise RunError(f"{path} cannot be read ({exc}); train again") from exc
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no JSON object; train again")

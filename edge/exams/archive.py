@@ -103,7 +103,7 @@ def read_about(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         _log.warning("%s cannot be read: %s", path, exc)
         return {}
     return content if isinstance(content, dict) else {}

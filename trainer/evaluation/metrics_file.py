@@ -68,7 +68,7 @@ def read_metrics(path: Path) -> Metrics:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         check_form(metrics, _METRICS)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{path} cannot be read ({exc}); run edge-train evaluate again") from exc
     assert isinstance(metrics, dict)
     return metrics

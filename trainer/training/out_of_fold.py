@@ -51,7 +51,7 @@ def out_of_fold_predictions(folder: Path) -> Predictions:
     if predictions.thresholds is not None:
         return predictions
     rule = json.loads((folder / CROSSVAL_NAME).read_text(encoding="utf-8")).get("threshold_rule", DEFAULT_RULE)
-    return cross_fitted(predictions, rule)
+    return cross_fitted(predictions, str(rule))
 
 
 def concatenated(parts: Sequence[Predictions]) -> Predictions:
