@@ -160,7 +160,9 @@ def test_clip_decoded_by_other_software_is_decoded_anew(tmp_path: Path, monkeypa
     assert len(_entries(store)) == 2
 
 
-@pytest.mark.parametrize("name", ["capture.py", "sources/video.py", "sources/dicom/pixels.py"])
+@pytest.mark.parametrize(
+    "name", ["area_resize.py", "capture.py", "recording/reader.py", "sources/video.py", "sources/dicom/pixels.py"]
+)
 def test_software_that_makes_frames_in_any_room_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

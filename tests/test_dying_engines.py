@@ -88,8 +88,8 @@ def test_bench_engine_leaves_out_one_that_dies_in_mid_run_and_measures_the_other
 ) -> None:
     _let_die(tmp_path, monkeypatch, end, library)
     done = _bench(str(folder))
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"warning: {library} fp32")]
-    assert line.startswith(f"warning: {library} fp32 is left out: {said}")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"warning: {library} CPU fp32")]
+    assert line.startswith(f"warning: {library} CPU fp32 is left out: {said}")
     assert "error" not in done.stderr
     measured = {engine["backend"] for engine in json.loads(done.stdout.splitlines()[-1])["engines"]}
     assert measured == LIBRARIES.keys() - {library}
@@ -102,7 +102,7 @@ def test_bench_engine_that_is_named_and_dies_in_mid_run_is_an_error_by_its_name(
     _let_die(tmp_path, monkeypatch, END_BY.format("SIGSEGV"), "onnxruntime")
     done = _bench(str(folder), "--backend", "onnxruntime", "openvino")
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.startswith("error: onnxruntime fp32: SIGSEGV ended tools.bench.engine")
+    assert done.stderr.startswith("error: onnxruntime CPU fp32: SIGSEGV ended tools.bench.engine")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -260,7 +260,7 @@ def test_exam_that_is_not_saved_is_told_until_it_is(tmp_path: Path, trivial_bund
         folder.rename(tmp_path / "gone")
         trouble = os.strerror(errno.ENOENT)
         _wait_for(lambda: daemon.receive("status").header["exam_trouble"] == trouble)
-        watched = run("--connect", daemon.address, "--count", "20", module="edge.watch.cli")
+        watched = run("--connect", daemon.address, "--count", "60", module="edge.watch.cli")
         assert f"the exam is not saved: {trouble}" in watched.stdout
         exam = client.ask("exam-stop")["exam"]  # what has ended is tried again as well
         (tmp_path / "gone").rename(folder)

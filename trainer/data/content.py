@@ -9,7 +9,19 @@ import edge
 
 DECODERS = ("av", "opencv-python-headless", "pydicom", "pillow", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
 """Another version of one of these may give other pixels."""
-FRAME_CODE = ("capture.py", "image_state.py", "preprocess.py", "roi*.py", "window.py", "sources/**/*.py")
+FRAME_CODE = (
+    *(
+        "area_resize.py",
+        "capture.py",
+        "frame.py",
+        "image_state.py",
+        "inference.py",
+        "preprocess.py",
+        "roi*.py",
+        "window.py",
+    ),
+    *("phantom/*.py", "recording/*.py", "sources/**/*.py"),
+)
 """What in `edge` decides on frames, clips and pixels."""
 
 
