@@ -10,16 +10,8 @@ import edge
 DECODERS = ("av", "opencv-python-headless", "pydicom", "pillow", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
 """Another version of one of these may give other pixels."""
 FRAME_CODE = (
-    *(
-        "area_resize.py",
-        "capture.py",
-        "frame.py",
-        "image_state.py",
-        "inference.py",
-        "preprocess.py",
-        "roi*.py",
-        "window.py",
-    ),
+    *("capture.py", "frame.py", "image_state.py", "inference.py", "window.py"),
+    *("area_resize.py", "preprocess.py", "roi*.py"),
     *("phantom/*.py", "recording/*.py", "sources/**/*.py"),
 )
 """What in `edge` decides on frames, clips and pixels."""
