@@ -386,6 +386,22 @@ def test_report_wrong_input_is_one_line(exam: Path, arguments: list[str], exit_c
     assert said in done.stderr
 
 
+def test_pacs_is_told_as_it_was_given() -> None:
+    assert [str(parse_pacs(text)) for text in ("A@[::1]:104", "A@b:104")] == ["A@[::1]:104", "A@b:104"]
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"STORE@127.0.0.1:9": 5}', "[" * 10**5, "torn"])
+def test_record_of_what_was_sent_that_is_damaged_is_told_and_all_is_sent(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(pydicom.examples.get_path("ybr_color"), tmp_path / "a.dcm")
+    (tmp_path / "sent.json").write_text(content)
+    store = Store()
+    with store.serving():
+        assert send(tmp_path, Pacs("STORE", "127.0.0.1", store.port), tls=None, patience_s=0) == 1
+    assert "sent.json is damaged: all objects are sent again" in caplog.text
+
+
 @pytest.mark.parametrize("host", ["[fe80::1%nowhere]", "a..b"])  # for which no name server is asked
 def test_pacs_whose_name_is_not_known_is_told_and_what_waits_stays(
     summary: ExamSummary, tmp_path: Path, host: str

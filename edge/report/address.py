@@ -15,7 +15,8 @@ class Pacs:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.aet}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.aet}@{host}:{self.port}"
 
 
 def parse_pacs(text: str) -> Pacs:

@@ -67,7 +67,9 @@ def study_of_file(path: Path) -> Study:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         values = {_snake(keyword): str(header.get(keyword) or "") for keyword in _COPIED}
     except READ_ERRORS as exc:
-        reason = getattr(exc, "strerror", None) or "it is damaged or none"  # what pydicom says may quote the patient
+        is_other = isinstance(exc, pydicom.errors.InvalidDicomError)
+        # what pydicom says may quote the patient
+        reason = getattr(exc, "strerror", None) or ("it is none" if is_other else "it is damaged")
         raise ConfigError(
             f"--patient-from {path} is not a readable DICOM file ({reason}); give an image of the exam"
         ) from exc

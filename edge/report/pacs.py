@@ -143,11 +143,13 @@ def _uid_of(path: Path) -> str:
 
 
 def _read_sent(folder: Path) -> dict[str, list[str]]:
+    """Return which SOPInstanceUIDs have arrived where; nothing where that cannot be read."""
     try:
-        return dict(json.loads((folder / SENT_NAME).read_text(encoding="utf-8")))
+        sent = json.loads((folder / SENT_NAME).read_text(encoding="utf-8"))
+        return {str(pacs): [str(uid) for uid in uids] for pacs, uids in sent.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         _log.warning("%s is damaged: all objects are sent again", folder / SENT_NAME)
         return {}
 
