@@ -394,7 +394,7 @@ def test_pacs_is_told_as_it_was_given() -> None:
 def test_record_of_what_was_sent_that_is_damaged_is_told_and_all_is_sent(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copy(pydicom.examples.get_path("ybr_color"), tmp_path / "a.dcm")
+    shutil.copy(pydicom.examples.get_path("ct"), tmp_path / "a.dcm")  # not compressed
     (tmp_path / "sent.json").write_text(content)
     store = Store()
     with store.serving():
