@@ -308,9 +308,10 @@ def _start_preparing(folder: Path, num_videos: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(program), str(folder)], env=environment, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.slow)],
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted")],
 )
 def test_prepare_ended_at_any_moment_leaves_whole_entries_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     num_videos = 16

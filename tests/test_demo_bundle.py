@@ -58,6 +58,7 @@ def test_demo_bundle_on_sweeps_never_seen_finds_class_and_node(bundle, seed):
         assert np.mean(hits) >= 0.8
 
 
+@pytest.mark.slow
 def test_is_inside_node_agrees_with_the_mask_cell_by_cell():
     phantom = Phantom(3)
     index = max(range(32), key=lambda i: phantom.mask(i).sum())

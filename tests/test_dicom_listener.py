@@ -85,7 +85,7 @@ def _many(folder: Path, number: int) -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("num_associations", [1, 8])
+@pytest.mark.parametrize("num_associations", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_listener_hundred_objects_none_is_lost(tmp_path: Path, num_associations: int) -> None:
     files = _many(tmp_path / "sent", 100)
     with listening(tmp_path / "spool", query="&keep=100") as scp:

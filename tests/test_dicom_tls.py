@@ -79,7 +79,7 @@ def test_tls_key_of_another_certificate_is_refused(certificates: Certificates, t
 
 
 @pytest.mark.skipif(shutil.which("Orthanc") is None, reason="needs Orthanc (apt-get install orthanc)")
-@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("is_tls", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_orthanc_sends_what_it_stored(tmp_path: Path, certificates: Certificates, is_tls: bool) -> None:
     """Runs in a network namespace of its own: Orthanc binds all interfaces."""
     cert, key = certificates.client

@@ -251,7 +251,9 @@ LABELS = """async () => {
 """Draws a curve that goes from 0 to 1 everywhere, and tells where labels and curve were drawn."""
 
 
-@pytest.mark.parametrize("size_wh", [(1920, 1080), (1280, 800), (1080, 1920)])
+@pytest.mark.parametrize(
+    "size_wh", [(1280, 800), *(pytest.param(size, marks=pytest.mark.slow) for size in ((1920, 1080), (1080, 1920)))]
+)
 def test_page_of_four_streams_shows_all_of_them_without_scrolling(browser: Browser, size_wh: tuple[int, int]) -> None:
     with contextlib.ExitStack() as stack:
         publishers = [stack.enter_context(SmallPublisher(stream=name)) for name in NAMES]

@@ -91,6 +91,7 @@ def test_page_follows_a_real_daemon_through_freezing_death_and_return(
         visit.page.close()
 
 
+@pytest.mark.slow
 def test_page_tells_a_dead_display_server_and_goes_on_with_its_successor(
     browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_page_that_is_hidden_keeps_its_connection(browser: Browser) -> None:
         page.close()
 
 
+@pytest.mark.slow
 def test_page_is_loaded_anew_once_its_server_was_upgraded(browser: Browser, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "edge", tmp_path / "edge")
     (tmp_path / "engines").symlink_to(ROOT / "engines")
@@ -159,6 +161,7 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_page_of_another_machine_tells_a_lost_network_from_a_dead_server(
     browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
 ) -> None:
@@ -176,6 +179,7 @@ def test_page_of_another_machine_tells_a_lost_network_from_a_dead_server(
         visit.page.close()
 
 
+@pytest.mark.slow
 def test_page_of_a_frozen_image_keeps_the_last_result_marked_as_of_then(
     browser: Browser, tmp_path: Path, trivial_bundle: Path
 ) -> None:

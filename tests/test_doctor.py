@@ -191,6 +191,7 @@ def test_doctor_source_is_told_without_its_password(free: list[str]) -> None:
     assert "verysecret" not in json.dumps(told)
 
 
+@pytest.mark.slow
 def test_doctor_listener_is_bound_and_what_waits_is_left_to_the_daemon(tmp_path: Path, free: list[str]) -> None:
     port, spool = int(free[0].rpartition(":")[2]), tmp_path / "spool"
     source = f"--source=dicom://127.0.0.1:{port}?aet=EDGE&spool={spool}"

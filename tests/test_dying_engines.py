@@ -62,6 +62,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run_command("engine", *arguments, "--seconds", "0.2", module="tools.bench.cli")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "end", "said"),
     [
@@ -70,16 +71,13 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
             END_BY.format("SIGSEGV"),
             "SIGSEGV ended tools.bench.engine; the last it wrote: out of tensors",
         ),
-        pytest.param(
+        (
             "onnxruntime",
             END_BY.format("SIGKILL"),
             "SIGKILL ended tools.bench.engine (as the system ends one where memory runs out); the last",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "onnxruntime", RAISE, "ONNX Runtime failed to run trivial-mean: for this layer", marks=pytest.mark.slow
-        ),
-        pytest.param("openvino", RAISE, "ValueError: no kernel for this layer", marks=pytest.mark.slow),
+        ("onnxruntime", RAISE, "ONNX Runtime failed to run trivial-mean: for this layer"),
+        ("openvino", RAISE, "ValueError: no kernel for this layer"),
     ],
     ids=["segfault", "out of memory", "error", "traceback"],
 )

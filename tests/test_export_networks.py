@@ -164,6 +164,7 @@ def test_exported_run_replaces_a_bundle_and_says_what_the_run_says(run, trivial_
     np.testing.assert_allclose(reference.probabilities, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_reference_clips_come_from_a_manifest_where_one_is_named(run, tmp_path, phantom_manifest, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run_export(run.path, "--out", tmp_path / "bundle", "--name", "mine", "--reference", phantom_manifest)

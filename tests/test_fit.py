@@ -323,8 +323,8 @@ def test_cross_validation_is_one_fit_a_fold_and_names_the_best(phantom_manifest:
 @pytest.mark.parametrize(
     "model",
     [
-        "tin-r50",
         "r2plus1d-18",
+        pytest.param("tin-r50", marks=pytest.mark.slow),
         pytest.param("resnet3d-50", marks=pytest.mark.slow),
         pytest.param("inception-v3", marks=pytest.mark.slow),
         pytest.param("vgg19", marks=pytest.mark.slow),

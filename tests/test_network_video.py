@@ -143,6 +143,7 @@ def test_server_that_is_not_there_is_an_error(scheme: str) -> None:
         list(open_source(f"{scheme}://127.0.0.1:{free_tcp_port()}/x").frames())
 
 
+@pytest.mark.slow
 def test_rtsp_damaged_packets_are_left_out_and_counted() -> None:
     with serving() as server:
         server.damage_every = 7

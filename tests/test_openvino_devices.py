@@ -53,7 +53,8 @@ def _built(folder: Path) -> dict[str, str]:
     return {file.name: file.build["device"] for file in load_bundle(folder).files if file.kind == "openvino"}
 
 
-@pytest.mark.parametrize("order", [(None, TWIN), pytest.param((TWIN, None), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(None, TWIN), (TWIN, None)])
 def test_build_for_a_second_device_keeps_what_the_first_one_has(folder: Path, order: tuple[str | None, ...]) -> None:
     for device in order:
         _build(folder, *(("--device", device) if device else ()))

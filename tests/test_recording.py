@@ -272,6 +272,7 @@ def test_infer_recording_played_again_gives_the_same_predictions(tmp_path: Path,
     assert not any(b"Mustermann" in path.read_bytes() for path in (tmp_path / "exam").iterdir())
 
 
+@pytest.mark.slow
 def test_infer_recording_of_luma_gives_the_same_predictions_where_colour_flow_came(
     tmp_path: Path, trivial_bundle: Path
 ) -> None:

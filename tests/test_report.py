@@ -218,7 +218,9 @@ def test_report_made_again_leaves_nothing_of_the_one_before_and_is_sent(summary:
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
-@pytest.mark.parametrize(("made_before", "modes"), [(None, (0o700, 0o600)), (0o750, (0o750, 0o640))])
+@pytest.mark.parametrize(
+    ("made_before", "modes"), [(None, (0o700, 0o600)), pytest.param(0o750, (0o750, 0o640), marks=pytest.mark.slow)]
+)
 def test_report_is_open_to_its_owner_alone_or_to_whom_its_folder_is(
     exam: Path, tmp_path: Path, made_before: int | None, modes: tuple[int, int]
 ) -> None:
