@@ -101,8 +101,8 @@ def _parse() -> argparse.Namespace:
     add("--backend", metavar="B", default="auto", help="(default: auto)")
     add("--seconds", metavar="S", type=float, default=60.0, help="each for the page and for the readers (default: 60)")
     add("--readers", metavar="N", type=int, default=10, help="browsers that draw nothing (default: 10)")
-    for command in (engine, pipeline):
-        command.add_argument("--device", metavar="D", help="the backend's device (default: its own choice)")
+    for command, default in ((engine, "all that are here"), (pipeline, "its own choice")):
+        command.add_argument("--device", metavar="D", help=f"the backend's device (default: {default})")
     return parser.parse_args()
 
 
