@@ -66,6 +66,7 @@ def test_build_killed_between_two_steps_leaves_a_whole_bundle_with_an_engine(
     assert {file.name for file in load_bundle(folder).files} < set(names)
 
 
+@pytest.mark.slow
 def test_build_on_a_drive_without_links_replaces_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

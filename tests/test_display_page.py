@@ -160,6 +160,7 @@ def _colour_of_next(visit: Visit) -> float:
     raise AssertionError("no pictures come")
 
 
+@pytest.mark.slow
 def test_page_of_two_streams_judges_each_by_itself(
     browser: Browser, tmp_path: Path, trivial_bundle: Path, blobs: Path
 ) -> None:

@@ -176,6 +176,7 @@ def test_doctor_source_gives_its_first_frame(tmp_path: Path, free: list[str]) ->
     assert found["source"]["found"].startswith("video file: 320x240, first frame after")
 
 
+@pytest.mark.slow
 def test_doctor_source_that_is_missing_ends_with_3(free: list[str]) -> None:
     told, found = _doctor("--source=/dev/video4242", *free)
     assert told["exit_code"] == 3
@@ -218,6 +219,7 @@ def test_doctor_broken_bundle_is_named_by_file_and_ends_with_4(tmp_path: Path, f
     assert "engine" not in found
 
 
+@pytest.mark.slow
 def test_doctor_whole_bundle_whose_engine_differs_from_the_reference_ends_with_4(
     tmp_path: Path, free: list[str]
 ) -> None:

@@ -94,6 +94,7 @@ def test_bench_engine_leaves_out_one_that_dies_in_mid_run_and_measures_the_other
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_bench_engine_that_is_named_and_dies_in_mid_run_is_an_error_by_its_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_rank_where_every_engine_dies_is_an_error_and_keeps_no_order(
     assert load_bundle(folder).rankings == ()
 
 
+@pytest.mark.slow
 def test_peak_whose_process_dies_in_mid_run_is_left_out_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     with peak_meter("cpu") as meter:
         assert meter is not None

@@ -286,6 +286,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], said: str) -> None:
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_table_and_report_load_neither_torch_nor_video(evaluated: Path, tmp_path: Path) -> None:
     program = f"""
 import sys

@@ -144,6 +144,7 @@ def run_export(*words: object) -> None:
     assert export.run(parser.parse_args([str(word) for word in words])) == 0
 
 
+@pytest.mark.slow
 def test_exported_run_replaces_a_bundle_and_says_what_the_run_says(run, trivial_bundle, tmp_path, capsys):
     shutil.copytree(trivial_bundle, tmp_path / "bundle")
     run_export(run.path, "--out", tmp_path / "bundle")
@@ -193,6 +194,7 @@ def test_export_over_other_files_is_refused_before_any_work(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
 
 
+@pytest.mark.slow
 def test_weak_reference_of_a_network_that_learned_nothing_is_told_once_by_the_bundles_name(run, tmp_path, capsys):
     network = build_network(run)
     nn.init.zeros_(network.fc.weight)

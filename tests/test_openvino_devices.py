@@ -67,6 +67,7 @@ def test_build_for_a_second_device_keeps_what_the_first_one_has(folder: Path, or
     assert sorted(_run(CHECK, folder).split()) == ["CPU", TWIN]
 
 
+@pytest.mark.slow
 def test_build_again_replaces_the_file_of_its_device_whatever_its_name(folder: Path) -> None:
     """A file of an older version: of another device, under the name that is the processor's now."""
     _build(folder, "--device", TWIN)

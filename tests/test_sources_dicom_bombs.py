@@ -38,6 +38,7 @@ def _jpeg_2000(size_wh: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_deflated_file_that_inflates_too_far_is_refused(tmp_path: Path) -> None:
     ds = dataset(noise(1, 8, 8))
     path = write_dicom(tmp_path / "plain.dcm", ds)
