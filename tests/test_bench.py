@@ -19,7 +19,7 @@ from media import write_video
 from engines import load_bundle
 from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import peak_meter
-from tools.bench.tables import efficiency_in_words, with_rates
+from tools.bench.tables import efficiency_in_words, print_engines, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
 from tools.bench.turns import Span, rate_outside, rate_within, undisturbed
 from tools.children import Child, running
@@ -273,6 +273,17 @@ def test_rates_compare_with_the_devices_own_peak_and_with_eager_pytorch() -> Non
     assert [engine["gflops"] for engine in rated] == [60.0, 20.0, 10.0]
     assert [engine["peak_share"] for engine in rated] == [0.6, 0.5, None]
     assert [engine["speedup"] for engine in rated] == [3.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(1.9, True), (1.05, False), (None, False)])
+def test_peak_that_an_engine_surpasses_is_told_to_be_none(
+    capsys: pytest.CaptureFixture[str], share: float | None, is_told: bool
+) -> None:
+    latency_ms = dict.fromkeys(("p50", "p95", "p99", "max"), 1.0)
+    rates = {"windows_per_s": 1.0, "gflops": 1.0, "peak_share": share, "speedup": None}
+    spec = {"backend": "openvino", "precision": "int8", "device": "CPU", "rss_mb": 1.0, "load_s": 1.0}
+    print_engines("a", [{**spec, **rates, "latency_ms": latency_ms}], 1.0, {})
+    assert ("no bound" in capsys.readouterr().out) == is_told
 
 
 @pytest.mark.parametrize(

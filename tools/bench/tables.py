@@ -13,6 +13,8 @@ _LEFT = ("backend", "precision", "device", "stage")
 _REFERENCE = ("torch", "fp32", "cpu")
 """What the others' speed is compared with, where it was measured."""
 _MAX_SPREAD = 1.1
+_BEYOND_NOISE = 1.1
+"""A share of the peak that says something of the peak."""
 
 Result = dict[str, Any]
 
@@ -71,6 +73,8 @@ def print_engines(name: str, engines: list[Result], gflop: float, peaks: dict[st
         print(f"matrix-multiply peak of {device} here, GFLOP/s: {listed or 'not measured'}")
     if any(engine["speedup"] for engine in engines):
         print("speed-up: over PyTorch eager FP32 on the CPU, measured by turns in this run")
+    if any((engine["peak_share"] or 0) > _BEYOND_NOISE for engine in engines):
+        print("above 100% of the peak: square products in that precision are slower here than the engine: no bound")
 
 
 def print_pipeline(report: Result) -> None:
