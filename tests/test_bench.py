@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -264,10 +265,17 @@ def test_bench_engine_with_windows_in_flight_says_so(trivial_bundle: Path) -> No
     assert engine["is_for_throughput"]
 
 
+def _measured(
+    backend: str, precision: str, device: str, windows_per_s: float, graphs: str | None = None
+) -> dict[str, Any]:
+    spec = {"backend": backend, "precision": precision, "device": device, "graphs": graphs}
+    return {**spec, "windows_per_s": windows_per_s}
+
+
 def test_rates_compare_with_the_devices_own_peak_and_with_eager_pytorch() -> None:
-    fast = {"backend": "openvino", "precision": "int8", "device": "CPU", "windows_per_s": 6.0}
-    reference = {"backend": "torch", "precision": "fp32", "device": "cpu", "windows_per_s": 2.0}
-    other = {"backend": "openvino", "precision": "fp16", "device": "GPU", "windows_per_s": 1.0}
+    fast = _measured("openvino", "int8", "CPU", 6.0)
+    reference = _measured("torch", "fp32", "cpu", 2.0)
+    other = _measured("openvino", "fp16", "GPU", 1.0)
     peaks = {"cpu": {"fp32": 40.0, "int8": 100.0}, "gpu": {}}
     rated = with_rates([fast, reference, other], 10.0, peaks)
     assert [engine["gflops"] for engine in rated] == [60.0, 20.0, 10.0]
@@ -275,13 +283,37 @@ def test_rates_compare_with_the_devices_own_peak_and_with_eager_pytorch() -> Non
     assert [engine["speedup"] for engine in rated] == [3.0, 1.0, 0.5]
 
 
+def test_engines_on_a_gpu_compare_with_eager_pytorch_there() -> None:
+    engines = [
+        _measured("tensorrt", "fp16", "cuda:0", 900.0, "window"),
+        _measured("torch", "fp16", "cuda:0", 600.0, "fixed"),
+        _measured("torch", "fp16", "cuda:0", 200.0, "none"),
+        _measured("torch", "fp16", "cuda:1", 500.0, "window"),
+        _measured("onnxruntime", "fp32", "CUDA", 100.0),
+        _measured("onnxruntime", "fp32", "CPU", 8.0),
+        _measured("torch", "fp32", "cpu", 4.0),
+    ]
+    speedups = [engine["speedup"] for engine in with_rates(engines, 1.0, {})]
+    assert speedups == [4.5, 3.0, 1.0, None, 0.5, 2.0, 1.0]
+
+
+def test_table_names_what_speed_is_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+    engines = [_measured("torch", "fp16", "cuda:0", 9.0, "window"), _measured("torch", "fp16", "cuda:0", 3.0, "none")]
+    latency_ms = dict.fromkeys(("p50", "p95", "p99", "max"), 1.0)
+    rated = [{**one, "latency_ms": latency_ms, "rss_mb": 1.0, "load_s": 1.0} for one in with_rates(engines, 1.0, {})]
+    print_engines("a", rated, 1.0, {})
+    printed = capsys.readouterr().out
+    assert "torch, eager" in printed
+    assert "for engines on a GPU in FP16 there" in printed
+
+
 @pytest.mark.parametrize(("share", "is_told"), [(1.9, True), (1.05, False), (None, False)])
 def test_peak_that_an_engine_surpasses_is_told_to_be_none(
     capsys: pytest.CaptureFixture[str], share: float | None, is_told: bool
 ) -> None:
     latency_ms = dict.fromkeys(("p50", "p95", "p99", "max"), 1.0)
-    rates = {"windows_per_s": 1.0, "gflops": 1.0, "peak_share": share, "speedup": None}
-    spec = {"backend": "openvino", "precision": "int8", "device": "CPU", "rss_mb": 1.0, "load_s": 1.0}
+    rates = {"gflops": 1.0, "peak_share": share, "speedup": None}
+    spec = {**_measured("openvino", "int8", "CPU", 1.0), "rss_mb": 1.0, "load_s": 1.0}
     print_engines("a", [{**spec, **rates, "latency_ms": latency_ms}], 1.0, {})
     assert ("no bound" in capsys.readouterr().out) == is_told
 

@@ -190,19 +190,25 @@ def test_check_and_bench_on_a_gpu_take_the_precisions_that_it_has(bundle, fake):
     checks = list(check_all(bundle, "torch", "cuda", check_here))
     assert [(check.precision, check.is_refused) for check in checks] == [("fp16", True), ("bf16", True)]
     options = argparse.Namespace(backend=["torch"], precision=None, device="cuda", throughput=False, tune=None)
-    assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == [
-        ("cuda", "fp16"),
-        ("cuda", "bf16"),
+    assert [choice.name for choice in _choices(bundle, options)] == [
+        "torch cuda fp16",
+        "torch cuda fp16 without graphs",
+        "torch cuda bf16",
     ]
 
 
 def test_bench_of_a_machine_with_a_gpu_has_its_engines_beside_the_processors(bundle, monkeypatch):
     monkeypatch.setattr(host, "cuda_trouble", lambda: None)
     options = argparse.Namespace(backend=["torch"], precision=None, device=None, throughput=False, tune=None)
-    choices = [("cuda", "fp16"), ("cuda", "bf16"), ("cpu", "fp32")]
-    assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == choices
+    choices = ["torch cuda fp16", "torch cuda fp16 without graphs", "torch cuda bf16", "torch cpu fp32"]
+    assert [choice.name for choice in _choices(bundle, options)] == choices
     options.precision = ["fp16"]
-    assert [(choice.device, choice.precision) for choice in _choices(bundle, options)] == choices[:1]
+    assert [choice.name for choice in _choices(bundle, options)] == choices[:2]
+
+
+def test_bench_takes_no_program_of_torch_tensorrt_for_eager_pytorch(compiled):
+    options = argparse.Namespace(backend=["torch"], precision=["fp16"], device="cuda", throughput=False, tune=None)
+    assert [choice.name for choice in _choices(compiled, options)] == ["torch cuda fp16"]
 
 
 @pytest.mark.slow

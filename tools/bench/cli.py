@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -19,7 +20,7 @@ from edge.tuning import parse_tuning
 from engines import BACKENDS, Bundle, load_bundle
 from engines.load import backend_module, engines_of
 from tools.bench.display import DisplaySettings, measure_display
-from tools.bench.engine import EngineChoice, measure_engines
+from tools.bench.engine import EngineChoice, is_eager_on_gpu, measure_engines
 from tools.bench.flops import count_gflop
 from tools.bench.pipeline import PipelineSettings, Report, measure_pipeline
 from tools.bench.plot import check_plot, plot_engines
@@ -144,13 +145,16 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
         asked = [one for one in there if not options.precision or one[1] in options.precision]
         # one that no engine here has is measured all the same, for its error
         for device, precision in asked or [(options.device, one) for one in options.precision or (None,)]:
-            yield EngineChoice(
+            choice = EngineChoice(
                 backend=backend,
                 precision=precision,
                 device=device,
                 is_for_throughput=options.throughput,
                 tune=options.tune,
             )
+            yield choice
+            if is_eager_on_gpu(bundle, choice):
+                yield dataclasses.replace(choice, is_without_graphs=True)
 
 
 def _bench_pipeline(options: argparse.Namespace) -> Report:

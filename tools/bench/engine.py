@@ -18,7 +18,9 @@ import numpy as np
 from edge.commandline import Parser, print_line, run_command
 from edge.errors import EdgeError, EngineError
 from edge.tuning import parse_tuning
-from engines import Engine, load_bundle, load_engine
+from engines import Bundle, Engine, load_bundle, load_engine
+from engines.cuda_engine import CudaEngine
+from engines.torch.engine import COMPILED_KIND
 from tools.bench.peaks import Peaks, peak_meter
 from tools.children import Child, peak_rss_mb, running
 from tools.measures import percentiles
@@ -39,6 +41,8 @@ class EngineChoice:
     device: str | None = None
     is_for_throughput: bool = False
     """Several windows in flight, as at `--pace max`."""
+    is_without_graphs: bool = False
+    """On a CUDA device each kernel is started by itself: with the torch backend, PyTorch eager."""
     tune: str | None = None
     """As `edge-infer --tune` takes it."""
 
@@ -46,13 +50,24 @@ class EngineChoice:
     def arguments(self) -> list[str]:
         """Return the child's arguments."""
         given = {"--backend": self.backend, "--precision": self.precision, "--device": self.device, "--tune": self.tune}
+        switches = {"--throughput": self.is_for_throughput, "--no-graphs": self.is_without_graphs}
         pairs = [part for name, value in given.items() if value is not None for part in (name, value)]
-        return [*pairs, "--throughput"] if self.is_for_throughput else pairs
+        return [*pairs, *(name for name, is_on in switches.items() if is_on)]
 
     @property
     def name(self) -> str:
         """Return what it is called in a message."""
-        return " ".join(filter(None, (self.backend, self.device, self.precision)))
+        graphs = "without graphs" if self.is_without_graphs else None
+        return " ".join(filter(None, (self.backend, self.device, self.precision, graphs)))
+
+
+def is_eager_on_gpu(bundle: Bundle, choice: EngineChoice) -> bool:
+    """Whether the engine is PyTorch in FP16 on a GPU, which without graphs is what the others there are compared with.
+
+    A program of torch-tensorrt, which takes its place where a bundle has one, is not.
+    """
+    is_torch = (choice.backend, choice.precision) == ("torch", "fp16") and str(choice.device).startswith("cuda")
+    return is_torch and not bundle.has(COMPILED_KIND, "fp16")
 
 
 class _Entrant(NamedTuple):
@@ -77,8 +92,9 @@ def measure_engines(
         with_peaks: Whether the devices' matrix products are measured as well.
 
     Returns:
-        For each engine that ran: `backend`, `precision`, `device`, `windows_per_s`, `latency_ms`, `load_s`, `rss_mb`,
-        `num_windows`, `is_for_throughput`. And for each device, in small letters, its matrix-multiply rates.
+        For each engine that ran: `backend`, `precision`, `device`, `graphs` (of `engines.cuda_engine.GRAPHS`; None off
+        the GPU), `windows_per_s`, `latency_ms`, `load_s`, `rss_mb`, `num_windows`, `is_for_throughput`. And for each
+        device, in small letters, its matrix-multiply rates.
 
     Raises:
         EngineError: With `is_strict`, an engine was refused, failed or died.
@@ -149,6 +165,7 @@ def _run() -> int:
     parser.add_argument("--device")
     parser.add_argument("--tune", default="")
     parser.add_argument("--throughput", action="store_true")
+    parser.add_argument("--no-graphs", action="store_true")
     options = parser.parse_args()
     start_s = time.monotonic()
     bundle = load_bundle(options.bundle)
@@ -161,6 +178,8 @@ def _run() -> int:
         **parse_tuning(options.tune),
     )
     with contextlib.closing(engine):
+        if options.no_graphs and isinstance(engine, CudaEngine):
+            engine.use_graphs("none")
         _tell(_describe(engine, time.monotonic() - start_s))
         clip_tchw = bundle.reference().clips[0]
         for line in sys.stdin:
@@ -171,8 +190,12 @@ def _run() -> int:
 
 def _describe(engine: Engine, load_s: float) -> Result:
     spec = engine.spec
-    kept = {"backend": spec.backend, "precision": spec.precision, "device": spec.device}
+    kept = {"backend": spec.backend, "precision": spec.precision, "device": spec.device, "graphs": _graphs_of(engine)}
     return {**kept, "is_for_throughput": engine.max_in_flight > 1, "load_s": load_s}
+
+
+def _graphs_of(engine: Engine) -> str | None:
+    return engine.graphs if isinstance(engine, CudaEngine) else None
 
 
 def _tell(report: Result) -> None:

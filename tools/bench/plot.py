@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError
+from tools.bench.tables import is_eager
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = {"fp32": "#4c72b0", "fp16": "#55a868", "bf16": "#dd8452", "int8": "#c44e52"}
@@ -31,7 +32,7 @@ def plot_engines(path: Path, name: str, engines: list[dict[str, Any]]) -> None:
 
     figure = Figure(figsize=(11, 1.6 + 0.5 * len(engines)), layout="constrained")
     rates, latencies = figure.subplots(1, 2, sharey=True)
-    labels = [f"{engine['backend']} {engine['precision']} {engine['device']}" for engine in engines]
+    labels = [_label(engine) for engine in engines]
     colours = [_COLOURS[engine["precision"]] for engine in engines]
     bars = rates.barh(labels, [engine["windows_per_s"] for engine in engines], color=colours)
     rates.bar_label(bars, [_rate_label(engine) for engine in engines], padding=4)
@@ -45,6 +46,11 @@ def plot_engines(path: Path, name: str, engines: list[dict[str, Any]]) -> None:
     for axes in (rates, latencies):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
+
+
+def _label(engine: dict[str, Any]) -> str:
+    eager = ["eager"] if is_eager(engine) else []
+    return " ".join([engine["backend"], engine["precision"], *eager, engine["device"]])
 
 
 def _rate_label(engine: dict[str, Any]) -> str:

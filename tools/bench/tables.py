@@ -10,8 +10,6 @@ from tools.bench.peaks import Peaks
 
 _PERCENTILES = ("p50", "p95", "p99", "max")
 _LEFT = ("backend", "precision", "device", "stage")
-_REFERENCE = ("torch", "fp32", "cpu")
-"""What the others' speed is compared with, where it was measured."""
 _MAX_SPREAD = 1.1
 _BEYOND_NOISE = 1.1
 """A share of the peak that says something of the peak."""
@@ -28,9 +26,10 @@ def with_rates(results: list[Result], gflop: float, peaks: dict[str, Peaks]) -> 
         peaks: Device, in small letters, to its matrix-multiply rates.
 
     Returns:
-        New ones; `peak_share` is None where no peak was measured, `speedup` where eager PyTorch was not.
+        New ones; `peak_share` is None where no peak was measured, `speedup` where eager PyTorch was not: in FP16 on the
+        same GPU for engines there, in FP32 on the CPU for the others.
     """
-    references = [result for result in results if _key(result) == _REFERENCE]
+    eager = {_place(result): result["windows_per_s"] for result in results if is_eager(result)}
     enriched = []
     for result in results:
         gflops = result["windows_per_s"] * gflop
@@ -40,10 +39,21 @@ def with_rates(results: list[Result], gflop: float, peaks: dict[str, Peaks]) -> 
                 **result,
                 "gflops": gflops,
                 "peak_share": gflops / peak if peak else None,
-                "speedup": result["windows_per_s"] / references[0]["windows_per_s"] if references else None,
+                "speedup": result["windows_per_s"] / eager[place] if (place := _place(result)) in eager else None,
             }
         )
     return enriched
+
+
+def is_eager(result: Result) -> bool:
+    """Whether it is PyTorch eager, which is what speed is compared with."""
+    return _key(result) == ("torch", "fp32", "cpu") or (result["backend"], result["graphs"]) == ("torch", "none")
+
+
+def _place(result: Result) -> str:
+    """Return which eager PyTorch an engine is compared with."""
+    device = result["device"].lower()
+    return device if device.startswith("cuda:") else {"cuda": "cuda:0"}.get(device, "cpu")
 
 
 def _key(result: Result) -> tuple[str, str, str]:
@@ -57,8 +67,10 @@ def print_engines(name: str, engines: list[Result], gflop: float, peaks: dict[st
     _add_columns(table, (*columns, "load s"))
     for engine in engines:
         share, speedup = engine["peak_share"], engine["speedup"]
+        backend, *rest = _key(engine)
         table.add_row(
-            *_key(engine),
+            f"{backend}, eager" if is_eager(engine) else backend,
+            *rest,
             f"{engine['windows_per_s']:.2f}",
             *_cells(engine["latency_ms"]),
             f"{engine['gflops']:.1f}",
@@ -72,7 +84,8 @@ def print_engines(name: str, engines: list[Result], gflop: float, peaks: dict[st
         listed = ", ".join(f"{precision} {rate:.0f}" for precision, rate in rates.items())
         print(f"matrix-multiply peak of {device} here, GFLOP/s: {listed or 'not measured'}")
     if any(engine["speedup"] for engine in engines):
-        print("speed-up: over PyTorch eager FP32 on the CPU, measured by turns in this run")
+        on_gpu = "; for engines on a GPU in FP16 there" if any(engine["graphs"] for engine in engines) else ""
+        print(f"speed-up: over PyTorch eager FP32 on the CPU{on_gpu}, measured by turns in this run")
     if any((engine["peak_share"] or 0) > _BEYOND_NOISE for engine in engines):
         print("above 100% of the peak: square products in that precision are slower here than the engine: no bound")
 
