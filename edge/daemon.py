@@ -108,8 +108,9 @@ def _open_recorder(config: Config, bundle: Bundle, source: Source) -> "Recorder"
         "bundle": _describe(bundle),
         "configuration": {**config.given(), "source": source.info.public_name},
     }
+    recorder = Recorder(settings, about)
     _log.info("recording the ROI into %s, %s", config.record, config.record_codec)
-    return Recorder(settings, about)
+    return recorder
 
 
 def _open_exams(config: Config, bundle: Bundle, publisher: Publisher, meters: Meters, terms: Terms) -> "ExamService":
