@@ -1,6 +1,7 @@
 """Video files, through PyAV (FFmpeg)."""
 
 import functools
+import logging
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +14,11 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
+from edge.sources import fields
 from edge.sources.base import SourceInfo
 from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, ColourImage, Damage, Picture, StoredSource
+
+_log = logging.getLogger(__name__)
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 1000
 """Frame rates outside are a container's time base taken for a rate."""
@@ -86,9 +90,19 @@ class FrameConverter:
     def __init__(self) -> None:
         # One for the stream, in this thread: FFmpeg's own slicing halves the speed at these sizes.
         self._reformatter = VideoReformatter()
+        self._has_told_fields = False
 
     def __call__(self, frame: av.VideoFrame) -> AnyImage:
-        """Return an image of the frame's own size, which no later frame overwrites."""
+        """Return an image of the frame's own size and of one moment, which no later frame overwrites."""
+        image = self._as_coded(frame)
+        if not frame.interlaced_frame:
+            return image
+        if not self._has_told_fields:
+            self._has_told_fields = True
+            _log.info(fields.TOLD)
+        return fields.without_comb(image)
+
+    def _as_coded(self, frame: av.VideoFrame) -> AnyImage:
         if _is_other_yuv(frame.format):  # its luma is exacter than RGB's, and comes faster
             frame = self._reformatter.reformat(frame, format=_planar(frame.format), threads=1)
         if frame.format.name in LUMA_FIRST:

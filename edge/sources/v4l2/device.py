@@ -18,6 +18,8 @@ _CAPTURE = 1  # V4L2_BUF_TYPE_VIDEO_CAPTURE
 _CAP_VIDEO_CAPTURE, _CAP_MPLANE, _CAP_STREAMING = 0x1, 0x1000, 0x04000000
 _DISCRETE = 1
 _FULL_RANGE = 1  # V4L2_QUANTIZATION_FULL_RANGE
+_WOVEN_FIELDS = (4, 8, 9)  # V4L2_FIELD_INTERLACED, _TB, _BT: two moments' rows by turns
+_APART_FIELDS = (5, 6, 7)  # V4L2_FIELD_SEQ_TB, SEQ_BT, ALTERNATE: one field below or after the other
 _MAX_ENTRIES = 256
 """Of a list that a driver gives: one that never ends is its mistake."""
 _INPUT_TROUBLE = {0x1: "has no power", 0x2: "has no signal", 0x10000: "has no sync"}
@@ -80,6 +82,7 @@ class Layout:
     size_wh: tuple[int, int]
     row_bytes: int
     is_full_range: bool
+    is_interlaced: bool = False
 
 
 class V4l2Device:
@@ -122,10 +125,19 @@ class V4l2Device:
         return [mode for name in self._pixel_formats() for mode in self._modes_of(name)]
 
     def layout(self) -> Layout:
-        """Return how frames lie in memory now."""
+        """Return how frames lie in memory now.
+
+        Raises:
+            SourceError: They are no whole images.
+        """
         values = self._ask(_G_FMT, _CAPTURE, *[0] * 13)
-        width, height, pixel_format, _, row_bytes = values[2:7]
-        return Layout(_name_of(pixel_format), (width, height), row_bytes, values[12] == _FULL_RANGE)
+        width, height, pixel_format, field, row_bytes = values[2:7]
+        if field in _APART_FIELDS:
+            raise SourceError(
+                f"{self.path} gives the two fields of its video apart, which is not read; set another input or norm"
+            )
+        is_full_range, is_interlaced = values[12] == _FULL_RANGE, field in _WOVEN_FIELDS
+        return Layout(_name_of(pixel_format), (width, height), row_bytes, is_full_range, is_interlaced)
 
     def interval_ms(self) -> float | None:
         """Return the time between frames as it is set now; None where the driver does not say."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge.errors import ConfigError, EdgeError, SourceError, SourceLost
 from edge.frame import Frame
+from edge.sources import fields
 from edge.sources.base import LiveItem, Pause, SourceInfo, Trouble
 from edge.sources.options import SourceOptions
 from edge.sources.stored import ColourImage
@@ -171,6 +172,8 @@ class V4l2Source:
         if told != self._mode:
             self._mode = told
             _log.info("mode: %s", told)
+            if layout.is_interlaced:
+                _log.info(fields.TOLD)
             wanted_hz = self._options.frame_rate or wanted_hz
             if wanted_hz is not None and abs(rate_hz - wanted_hz) > 0.02 * wanted_hz:
                 _log.warning("%s gives %.4g frames/s in place of the %.4g asked for", device.path, rate_hz, wanted_hz)

@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 
 from edge.errors import SourceError, SourceLost
+from edge.sources.fields import without_comb
 from edge.sources.stored import AnyImage, ColourImage
 from edge.sources.v4l2.device import Layout, V4l2Device
 from edge.sources.v4l2.pixels import jpeg_colour, to_image
@@ -116,6 +117,8 @@ class V4l2Stream:
         if packet is None:
             return Captured(None, 0, num_bad, num_late) if num_bad else None
         image = self._image(packet)
+        if image is not None and self.layout.is_interlaced:
+            image = without_comb(image)
         return Captured(image, self._time_ns(packet.pts), num_bad + (image is None), num_late)
 
     def _image(self, packet: "av.Packet[av.VideoStream]") -> AnyImage | None:
@@ -130,6 +133,8 @@ class V4l2Stream:
                 if not frame.is_corrupt:
                     image = self._to_array(frame)
                     if isinstance(image, ColourImage):
+                        if frame.interlaced_frame:
+                            return image.luma  # two JPEG pictures in one: whoever reads colours would read the first
                         return ColourImage(image.luma, jpeg_colour(jpeg), image.chroma)
                     return image
         return None

@@ -6,6 +6,7 @@
 import contextlib
 import itertools
 import json
+import logging
 import os
 import random
 import statistics
@@ -28,6 +29,7 @@ from edge.errors import ConfigError, SourceError, SourceLost  # noqa: E402
 from edge.frame import Frame  # noqa: E402
 from edge.reconnect import play_through_losses  # noqa: E402
 from edge.sources.base import LiveItem, Pause, Trouble  # noqa: E402
+from edge.sources.fields import TOLD  # noqa: E402
 from edge.sources.listing import list_sources  # noqa: E402
 from edge.sources.options import SourceOptions  # noqa: E402
 from edge.sources.v4l2.source import V4l2Source  # noqa: E402
@@ -81,6 +83,12 @@ def webcam() -> Iterator[None]:
 @pytest.fixture
 def hdmi() -> Iterator[None]:
     with _vivid(3):
+        yield
+
+
+@pytest.fixture
+def s_video() -> Iterator[None]:
+    with _vivid(2):
         yield
 
 
@@ -271,6 +279,20 @@ def test_input_whose_signal_changes_its_size_is_followed(hdmi: None) -> None:
         player.frames_from(time.monotonic())
         player.wait_for(lambda item: isinstance(item, SourceLost), 0.0)
     assert player.source.info.frame_interval_ms == pytest.approx(1000 / 24, rel=0.01)
+
+
+def test_fields_of_an_analogue_input_become_images_of_one_moment(
+    s_video: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    _control("horizontal_movement=6")  # to the right, fast
+    with caplog.at_level(logging.INFO):
+        frame = _frames(pixel_format="YUYV")[-1]
+    assert frame.size_wh == (720, 576)
+    assert TOLD in caplog.messages
+    rows = frame.pixels.astype(float)
+    assert np.abs(rows[1:-1:2] - (rows[:-2:2] + rows[2::2]) / 2).max() <= 0.5
+    assert len(np.unique(rows[::2])) > 5
+    assert frame.rgb().shape == (576, 720, 3)
 
 
 def test_device_that_is_not_there_is_an_error_at_the_start() -> None:
