@@ -237,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--still-level", metavar="L", type=float, help="gray levels of noise in a still image (default: 4)")
     add("--still-share", metavar="S", type=float, help="share of a still image that may move (default: 0.03)")
     add("--change-level", metavar="L", type=float, help="jump to another image; 0: none (default: 0.03)")
-    add("--list-sources", action=ListSources, nargs=0, help="name the video devices and their modes, and exit")
+    add("--list-sources", action=ListSources, nargs=0, help="name the video devices, their inputs and modes, and exit")
     add("--video-size", metavar="WxH", help="/dev/video*; also --frame-rate F, --pixel-format F")
     add("--frame-rate", metavar="F", type=float, help=argparse.SUPPRESS)
     add("--pixel-format", metavar="F", help=argparse.SUPPRESS)

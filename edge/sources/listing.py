@@ -35,6 +35,7 @@ def _describe(path: Path, name: Path | None) -> Iterator[str]:
             yield f"{path}  {device.identity.card} ({device.identity.driver}){f'; {trouble}' if trouble else ''}"
             if name is not None:
                 yield f"  the same device, whatever its number: {name}"
+            yield from _inputs(device)
             yield from _lines(device.modes())
     except PermissionError:
         yield f"{path}  may not be opened by this user; add the user to the group 'video' and log in again"
@@ -42,6 +43,14 @@ def _describe(path: Path, name: Path | None) -> Iterator[str]:
         yield f"{path}  not usable: {exc}"
     except OSError as exc:
         yield f"{path}  cannot be opened: {os.strerror(exc.errno or 0)}"
+
+
+def _inputs(device: V4l2Device) -> Iterator[str]:
+    """Yield the inputs of a device that has several, and how another one is chosen."""
+    inputs, in_use = device.inputs(), device.input_in_use()
+    if len(inputs) > 1:
+        told = ", ".join(f"{number} {name}{' (in use)' * (number == in_use)}" for number, name in inputs.items())
+        yield f"  inputs: {told}; another one: v4l2-ctl -d {device.path} -i NUMBER"
 
 
 def _lines(modes: list[Mode]) -> Iterator[str]:

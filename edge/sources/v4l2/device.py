@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from edge.errors import SourceError
 
@@ -147,6 +148,17 @@ class V4l2Device:
                 return float(1000 * numerator / denominator)
         return None
 
+    def inputs(self) -> dict[int, str]:
+        """Return number and name of each input: an analogue grabber has several, of which one is in use."""
+        entries = self._entries(_ENUMINPUT, lambda i: (i, b"", 0, 0, 0, 0, 0, 0))
+        return {number: _text(name) for number, name, *_ in entries}
+
+    def input_in_use(self) -> int | None:
+        """Return the number of the input in use; None where the driver does not say."""
+        with contextlib.suppress(OSError):
+            return int(self._ask(_G_INPUT, 0)[0])
+        return None
+
     def trouble(self) -> str | None:
         """Return what is wrong with the signal at the input, in words; None where there is one or nobody knows."""
         name, status = "the video input", 0
@@ -220,7 +232,7 @@ class V4l2Device:
 
     def _entries(
         self, request: tuple[int, str], values: Callable[[int], tuple[int | bytes, ...]]
-    ) -> Iterator[tuple[int, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         with contextlib.suppress(OSError):  # EINVAL ends every list
             for index in range(_MAX_ENTRIES):
                 yield self._ask(request, *values(index))

@@ -66,8 +66,8 @@ def _note(name: str, value: object) -> None:
 
 
 @contextlib.contextmanager
-def _vivid(input_type: int) -> Iterator[None]:
-    _shell(f"modprobe -d $MODDIR vivid n_devs=1 node_types=0x1 num_inputs=1 input_types={input_type}")
+def _vivid(input_types: int, num_inputs: int = 1) -> Iterator[None]:
+    _shell(f"modprobe -d $MODDIR vivid n_devs=1 node_types=0x1 num_inputs={num_inputs} input_types={input_types}")
     try:
         yield
     finally:
@@ -188,6 +188,13 @@ def test_list_names_the_device_and_its_modes(webcam: None) -> None:
     lines = list(list_sources())
     assert lines[0] == "/dev/video0  vivid (vivid)"
     assert "  YUYV 640x480 at 25, 15, 12.5, 10, 5, 4, 2, 1 frames/s" in lines
+
+
+def test_list_names_the_inputs_of_a_device_that_has_several() -> None:
+    with _vivid(0b1110, num_inputs=2):  # two bits an input: S-Video, HDMI
+        _shell("v4l2-ctl -d /dev/video0 -i 1")
+        listed = "  inputs: 0 S-Video 0, 1 HDMI 0 (in use); another one: v4l2-ctl -d /dev/video0 -i NUMBER"
+        assert listed in list(list_sources())
 
 
 def test_size_that_the_device_has_not_is_refused_with_those_it_has(webcam: None) -> None:
