@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edge.window import Choice, Window, WindowSampler
+from edge.window import NEW_OBJECT, Choice, Window, WindowSampler
 
 GRID_30_MS = 1000 / 30
 SIZE = (640, 480)
@@ -201,6 +201,26 @@ def test_sampler_change_of_size_empties_the_clip_and_names_both_sizes() -> None:
     assert later[:14] == [None] * 14
     assert later[14] is not None
     assert (later[14].first_index, later[14].last_index) == (50, 65)
+
+
+def test_sampler_new_object_starts_a_clip_at_a_rate_of_its_own() -> None:
+    sampler = WindowSampler(2, 40.0, 1)
+    fast = [sampler.add(n, 10_000_000 * n, SIZE, "a") for n in range(100)]
+    slow = [sampler.add(100 + n, 1_000_000_000 + 30_000_000 * n, SIZE, "b") for n in range(2)]
+    assert {choice.reset_reason for choice in fast} == {None}
+    assert [choice.reset_reason for choice in slow] == [NEW_OBJECT, None]
+    assert [choice.is_in_clip for choice in slow] == [True, True]  # with the first one's rate 30 ms would be too early
+    assert [choice.window is not None for choice in slow] == [False, True]
+
+
+def test_sampler_interruption_empties_the_clip_once_with_its_reason() -> None:
+    sampler = WindowSampler(2, 40.0, 1)
+    times_ns = [40_000_000 * n for n in range(6)]
+    before = [sampler.add(n, times_ns[n], SIZE) for n in range(3)]
+    sampler.interrupt("the picture stood still")
+    after = [sampler.add(n, times_ns[n], SIZE) for n in range(3, 6)]
+    assert [choice.reset_reason for choice in (*before, *after)] == [None] * 3 + ["the picture stood still", None, None]
+    assert [choice.window is not None for choice in after] == [False, True, True]
 
 
 @pytest.mark.parametrize("seed", range(10))

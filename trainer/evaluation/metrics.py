@@ -16,8 +16,6 @@ from trainer.evaluation.statistics import DEFAULT_INTERVAL, Counts, Labels, Test
 
 Metrics = dict[str, Any]
 
-FILE_NAME = "metrics.json"
-
 _REASONS = {
     "threshold": "each video has its own, by its fold; predictions.csv holds them",
     "sensitivity": "no positive video",
