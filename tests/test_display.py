@@ -147,7 +147,7 @@ def test_socket_of_the_own_page_is_opened(lone_server: DisplayServer) -> None:
 
 
 def test_allowed_host_is_served_also_where_the_proxy_asks_in_its_own_name() -> None:
-    with serving("--connect", "tcp://127.0.0.1:9", "--allow-host", "bed7.example") as server:
+    with serving("--connect", "tcp://127.0.0.1:9", "--allow-host", "Bed7.example") as server:
         assert _get(server.url, headers={"Host": "bed7.example"})[0] == 200
         assert _open_socket(server, Origin="https://bed7.example") == 101
         assert _open_socket(server, Origin="https://bed7.example:8443", Host="bed7.example:8443") == 101
@@ -194,6 +194,8 @@ def test_token_with_a_foreign_path_leads_nowhere_else(token_server: DisplayServe
         (["--http", "127.0.0.1:99999"], "it must be HOST:PORT"),
         (["--token-file", "/nowhere"], "--token-file /nowhere cannot be read (No such file or directory)"),
         (["--stale-ms", "3000"], "a result must turn stale before it vanishes"),
+        (["--allow-host", "a b"], "it must be a host's name alone"),
+        (["--allow-host", "https://bed7.example"], "it must be a host's name alone"),
         (["--stale-ms", "nan"], "a result must turn stale before it vanishes"),
         (["--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
         (

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import math
+import re
 import signal
 import ssl
 from pathlib import Path
@@ -47,6 +48,12 @@ class Options:
                 f"--stale-ms is {self.stale_ms:g} and --vanish-ms {self.vanish_ms:g}; a result must turn stale before "
                 "it vanishes, and both must be above 0"
             )
+        for name in self.allow_host:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+                raise ConfigError(
+                    f"--allow-host is {name!r}; it must be a host's name alone, for example bed7.example: no scheme, "
+                    "no port"
+                )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key go together; give both or neither")
         if not is_loopback(self.host_and_port[0]) and self.token_file is None:
@@ -109,7 +116,7 @@ async def _serve(options: Options, token: str | None, tls: ssl.SSLContext | None
         options.connect,
         curve=options.curve,
         token=token,
-        hosts=options.allow_host,
+        hosts=[name.lower() for name in options.allow_host],  # as browsers write it
         stale_ms=options.stale_ms,
         vanish_ms=options.vanish_ms,
         controls=dict(zip(options.connect, options.control, strict=False)),
