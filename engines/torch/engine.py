@@ -77,7 +77,7 @@ class TorchEngine(HostEngine):
                 warnings.simplefilter("ignore")
                 self._network: Any = self._torch.export.load(path).module()
         except Exception as exc:  # torch raises whatever its unpickling and its schema checks meet
-            raise EngineError(f"torch cannot load {path}: {_first_line(exc)}; export the bundle again") from exc
+            raise EngineError(f"torch cannot load {path}: {first_line(exc)}; export the bundle again") from exc
         self._inputs = [self._torch.from_numpy(self._ring.window(slot)) for slot in range(self._ring.num_frames)]
 
     def _run(self, start_slot: int) -> EngineOutput:
@@ -85,7 +85,7 @@ class TorchEngine(HostEngine):
             with self._torch.inference_mode():
                 probabilities, heatmap = self._network(self._inputs[start_slot])
         except RuntimeError as exc:
-            raise EngineError(f"torch failed to run {self.spec.name}: {_first_line(exc)}") from exc
+            raise EngineError(f"torch failed to run {self.spec.name}: {first_line(exc)}") from exc
         return EngineOutput(probabilities[0].numpy(), heatmap[0].numpy())
 
     def close(self) -> None:
@@ -101,6 +101,7 @@ def _import_torch() -> Any:
     return torch
 
 
-def _first_line(exc: Exception) -> str:
+def first_line(exc: Exception) -> str:
+    """Return what an error says in its first line, or its name: torch adds pages of its own insides."""
     lines = str(exc).strip().splitlines()
     return lines[0] if lines else type(exc).__name__

@@ -13,7 +13,7 @@ from engines.cuda_engine import CudaEngine
 from engines.engine import EngineOptions, EngineSpec
 from engines.errors import BackendError, BundleError, EngineError
 from engines.tensorrt.plan_check import PlanHost, require_fit
-from engines.torch.engine import COMPILED_KIND
+from engines.torch.engine import COMPILED_KIND, first_line
 
 PRECISIONS = ("fp16", "bf16")
 INSTALL_TENSORRT = "pip install torch-tensorrt==2.13.0"
@@ -194,7 +194,7 @@ def import_torch_tensorrt() -> Any:
             import torch_tensorrt  # type: ignore[import-not-found, unused-ignore]
     except Exception as exc:  # beside a torch without CUDA, or without TensorRT, it raises this very class
         raise BackendError(
-            f"torch-tensorrt does not load ({_first_line(exc)}); install the pair with `{INSTALL_TENSORRT}`"
+            f"torch-tensorrt does not load ({first_line(exc)}); install the pair with `{INSTALL_TENSORRT}`"
         ) from exc
     return torch_tensorrt
 
@@ -232,7 +232,7 @@ def _told(what: str, cure: str = "") -> Iterator[None]:
     except EngineError:
         raise
     except Exception as exc:  # torch raises whatever its unpickling, its schema checks and its kernels meet
-        raise EngineError(f"torch cannot {what}: {_first_line(exc)}{f'; {cure}' if cure else ''}") from exc
+        raise EngineError(f"torch cannot {what}: {first_line(exc)}{f'; {cure}' if cure else ''}") from exc
 
 
 @contextlib.contextmanager
@@ -241,8 +241,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(exc: BaseException) -> str:
-    lines = str(exc).strip().splitlines()
-    return lines[0] if lines else type(exc).__name__
