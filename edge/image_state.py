@@ -82,7 +82,7 @@ class ImageWatch:
         self._has_stirred = False
 
     def look(self, frame: Frame, roi: Rect) -> Look:
-        """Judge the next frame; what lies outside the ROI is not looked at."""
+        """Judge the next frame, by its luma; what lies outside the ROI is not looked at."""
         if self._thresholds.freeze_ms <= 0:
             return Look()
         cells = _to_cells(frame.pixels, roi, self._resize)
@@ -190,14 +190,12 @@ class _ChangeFinder:
         return "colour Doppler came on" if is_new and not is_first else None
 
 
-def _to_cells(pixels: UInt8Image, roi: Rect, resize: AreaResizer) -> UInt8Image:
+def _to_cells(luma: UInt8Image, roi: Rect, resize: AreaResizer) -> UInt8Image:
     """Return the mean gray value of each cell of the ROI, (h, w) uint8; a rest less than a cell is left out."""
     x, y, width, height = roi
     cell_px = max(_MIN_CELL_PX, round(max(width, height) / _MAX_CELLS))
     num_columns, num_rows = max(1, width // cell_px), max(1, height // cell_px)
-    image = pixels[y : y + num_rows * cell_px, x : x + num_columns * cell_px]
-    gray = image if image.ndim == 2 else cast(UInt8Image, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    return resize(gray, num_columns, num_rows)
+    return resize(luma[y : y + num_rows * cell_px, x : x + num_columns * cell_px], num_columns, num_rows)
 
 
 def _tissue(cells: UInt8Image) -> npt.NDArray[np.bool_] | None:

@@ -198,6 +198,19 @@ def test_association_of_one_group_is_undefined() -> None:
     assert math.isnan(association_test(np.array([[3, 4], [0, 0]])).p_value)
 
 
+def test_association_leaves_out_a_row_or_column_that_is_empty() -> None:
+    wanted = association_test(np.array([[30, 20], [15, 35]]))
+    assert association_test(np.array([[30, 0, 20], [15, 0, 35]])) == wanted
+    assert association_test(np.array([[30, 20], [0, 0], [15, 35]])) == wanted
+
+
+def test_mann_whitney_of_an_empty_sample_is_undefined() -> None:
+    for first, second in ((np.array([]), np.array([1.0])), (np.array([1.0]), np.array([]))):
+        test = mann_whitney_test(first, second)
+        assert math.isnan(test.statistic)
+        assert math.isnan(test.p_value)
+
+
 def test_larger_table_with_few_expected_gets_the_same_p_value_every_time() -> None:
     table = np.array([[3, 1, 2], [0, 5, 4]])
     first, second = association_test(table), association_test(table)
