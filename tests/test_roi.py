@@ -8,7 +8,7 @@ import pytest
 
 from edge.errors import ConfigError
 from edge.frame import Frame
-from edge.roi import RoiFinder, check_inside, clip_to, parse_roi
+from edge.roi import RoiFinder, check_inside, clip_to, parse_masks, parse_roi
 from edge.roi_chooser import RoiChooser
 
 Box = tuple[int, int, int, int]
@@ -149,7 +149,8 @@ def test_roi_single_frame_is_the_full_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("auto", "auto"), ("full", "full"), ("80,40, 640,480", (80, 40, 640, 480))]
+    ("text", "expected"),
+    [("auto", "auto"), ("full", "full"), ("80,40, 640,480", (80, 40, 640, 480)), ("0,0,1,1", (0, 0, 1, 1))],
 )
 def test_parse_roi_allowed_value_is_read(text: str, expected: object) -> None:
     assert parse_roi(text) == expected
@@ -159,6 +160,12 @@ def test_parse_roi_allowed_value_is_read(text: str, expected: object) -> None:
 def test_parse_roi_other_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="allowed are auto, full, or X,Y,W,H"):
         parse_roi(text)
+
+
+@pytest.mark.parametrize("text", ["0,0,640", "0,0,640,40;", "-1,0,10,10", "0,0,0,10", "a,b,c,d"])
+def test_parse_masks_other_value_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="allowed is X,Y,W,H in pixels"):
+        parse_masks(text)
 
 
 def test_check_inside_outside_rectangle_is_refused() -> None:

@@ -99,6 +99,12 @@ def test_delong_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.925 <= hits / 600 <= 0.97
 
 
+def test_unpaired_delong_of_scores_that_part_the_classes_fully_finds_no_difference() -> None:
+    labels, scores = np.array([0, 0, 1, 1]), np.arange(4.0)
+    test = roc.compare_unpaired(labels, scores, labels, scores)
+    assert (test.statistic, test.p_value) == (0.0, 1.0)
+
+
 def test_paired_delong_of_equal_scores_finds_no_difference() -> None:
     labels, scores = random_scores(3)
     test = roc.compare_paired(labels, scores, 2 * scores + 1)
@@ -233,6 +239,10 @@ def test_average_precision_equals_the_sum_over_ranks() -> None:
     ranked = labels[np.argsort(-scores)]
     precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
     assert roc.average_precision(labels, scores) == pytest.approx(precision[ranked == 1].mean(), abs=1e-12)
+
+
+def test_average_precision_without_positives_is_undefined() -> None:
+    assert math.isnan(roc.average_precision(np.zeros(3, int), np.arange(3.0)))
 
 
 def test_roc_points_area_equals_the_auc() -> None:
