@@ -128,6 +128,9 @@ def test_fold_that_is_not_there_is_refused(fold: int) -> None:
 def test_more_folds_than_patients_of_a_class_are_refused() -> None:
     with pytest.raises(ManifestError, match="class 'class 0' has 3 patients outside the test split; 5 folds"):
         split_for_fold(manifest_of(_videos(6)), 0)
+    rare = [Video(f"{n}", Path(f"{n}"), int(n < 2), f"p{n}") for n in range(20)]
+    with pytest.raises(ManifestError, match="class 'class 1' has 2 patients outside the test split; 5 folds"):
+        split_for_fold(manifest_of(rare), 0)
 
 
 @pytest.mark.parametrize("num_folds", [0, 1])

@@ -38,6 +38,11 @@ def test_manifest_all_columns_are_read(tmp_path: Path) -> None:
     assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_manifest_of_three_classes_numbers_their_names(tmp_path: Path) -> None:
+    manifest = read_manifest(write_manifest(tmp_path / "m.csv", rows(4, label=[0, 2, 1, 0])))
+    assert manifest.classes == ("class 0", "class 1", "class 2")
+
+
 def test_manifest_columns_of_a_table_of_predictions_are_no_covariates(tmp_path: Path) -> None:
     table = {"id": ["a", "b"], "probability": ["0.1", "0.2"], "threshold": ["0.5", "0.5"], "age": ["61", "48"]}
     manifest = read_manifest(write_manifest(tmp_path / "m.csv", rows(2, **table)))
