@@ -9,7 +9,7 @@ import pytest
 from engines import Bundle, Engine, EngineOutput, PreprocessSpec, load_bundle, load_engine
 from engines.errors import BackendError, ParityError
 from engines.openvino.engine import create
-from engines.parity import check_parity, rebuild_command
+from engines.parity import TOLERANCES, check_parity, rebuild_command
 from engines.reference import Reference
 from tools.trivial import write_trivial_bundle
 
@@ -51,6 +51,14 @@ def _refusal(engine: Engine, bundle: Bundle, **arrays: np.ndarray) -> str:
     assert f"{bundle.path / 'model.onnx'} is refused on openvino fp32" in text
     assert text.endswith("export the bundle again")
     return text
+
+
+def test_tolerances_grow_as_precision_falls_and_stay_within_two_hundredths() -> None:
+    allowed = [TOLERANCES[precision] for precision in ("fp32", "fp16", "bf16", "int8")]
+    assert [one.probability for one in allowed] == sorted(one.probability for one in allowed)
+    assert [one.heatmap for one in allowed] == sorted(one.heatmap for one in allowed)
+    assert allowed[-1].probability <= 0.02
+    assert allowed[-1].heatmap <= 0.1
 
 
 def test_parity_honest_bundle_passes_and_tells_its_differences(engine: Engine, bundle: Bundle) -> None:
