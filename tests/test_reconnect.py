@@ -187,6 +187,22 @@ def test_retry_waits_longer_each_time_and_starts_short_after_a_frame(monkeypatch
     assert waits == [0.05, 0.1, 0.2, 0.3, 0.3, 0.3, 0.05]
 
 
+def test_log_is_told_a_loss_again_only_for_another_reason_or_after_frames(caplog: pytest.LogCaptureFixture) -> None:
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return False
+
+    losses = iter(["out", "out", "refused", "refused", "refused"])
+    num_frames = iter([0, 0, 0, 0, 0, 7])  # before all, and at each loss: frames came before the last one
+
+    def play() -> None:
+        if (reason := next(losses, None)) is not None:
+            raise SourceLost(reason)
+
+    play_through_losses(play, lambda _: None, Stop(), lambda: next(num_frames, 7))
+    assert caplog.messages == [f"{reason}; trying again" for reason in ("out", "refused", "refused")]
+
+
 def _used() -> tuple[int, int, int]:
     """Return the numbers of threads, descriptors and resident bytes of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
