@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import f1_score, roc_auc_score
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
 from tests.trainer_command import edge_train
 from trainer.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -146,6 +147,30 @@ def test_evaluate_readers_get_figures_and_tests_by_name(evaluated: Path) -> None
             assert 0 <= reader[test]["p_value"] <= 1
             assert isinstance(reader[test]["statistic"], float)
     assert senior["delong"]["auc"] == [senior["auc"], read_metrics(evaluated / "out")["auc"]]
+
+
+def _mcnemar_p(right_a: np.ndarray, right_b: np.ndarray) -> float:
+    """Return the exact p-value by the binomial test of the discordant pairs."""
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_evaluate_readers_are_held_against_the_network_as_other_libraries_do(evaluated: Path) -> None:
+    rows = example_rows()
+    labels = np.array([row["label"] for row in rows], int)
+    network = np.array([row["probability"] for row in rows], float) >= 0.5
+    with (evaluated / "r.csv").open(encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    for reader in read_metrics(evaluated / "out")["readers"]:
+        own = [line for line in lines if line["reader"] == reader["reader"]]
+        calls = np.array([line["call"] == "1" for line in own])
+        scores = [float(line["score"] or line["call"]) for line in own]
+        assert reader["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+        assert reader["agreement_kappa"]["kappa"] == pytest.approx(cohen_kappa_score(network, calls), abs=1e-12)
+        assert reader["network"]["sensitivity"] == network[labels == 1].mean()
+        for test, chosen in (("", labels >= 0), ("_sensitivity", labels == 1), ("_specificity", labels == 0)):
+            expected = _mcnemar_p((calls == labels)[chosen], (network == labels)[chosen])
+            assert reader[f"mcnemar{test}"]["p_value"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_evaluate_predictions_written_are_read_back_unchanged(evaluated: Path, tmp_path: Path) -> None:
