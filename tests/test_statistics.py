@@ -279,6 +279,38 @@ def test_threshold_reaches_the_wanted_sensitivity_with_the_best_specificity() ->
     assert choose_threshold(labels, probabilities, "sensitivity=1") == pytest.approx(0.225)
 
 
+@pytest.mark.parametrize(
+    ("negatives", "positives", "expected"),
+    [
+        ((0.1,), (0.5, 0.9), 0.3),  # 0.7 would miss a video and spare no false alarm
+        ((0.2, 1.0), (0.6, 1.0), 0.4),  # 1 is at or below what is saturated there
+        ((0.0, 0.0), (0.0, 1.0), 0.5),
+    ],
+)
+def test_threshold_for_a_sensitivity_misses_nothing_for_no_gain(
+    negatives: tuple[float, ...], positives: tuple[float, ...], expected: float
+) -> None:
+    labels = np.array([0] * len(negatives) + [1] * len(positives))
+    assert choose_threshold(labels, np.array(negatives + positives), "sensitivity=0.5") == pytest.approx(expected)
+
+
+def test_threshold_of_youden_counts_videos_at_zero_and_one_as_evaluate_does() -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(20):
+        labels = np.array([0, 1, *rng.integers(0, 2, 10)])
+        probabilities = rng.choice([0.0, 0.3, 0.7, 1.0], 12)
+        counts = [Counts.of(labels, probabilities >= cut) for cut in (0.0, 0.15, 0.5, 0.85, 1.01)]
+        best = max(one.tp / (one.tp + one.fn) + one.tn / (one.tn + one.fp) for one in counts)
+        got = Counts.of(labels, probabilities >= choose_threshold(labels, probabilities))
+        assert got.tp / (got.tp + got.fn) + got.tn / (got.tn + got.fp) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("scale", "labels", "bound"), [(1.0, [1, 0, 0], 20.0), (1e-3, [0, 1, 0], 0.05)])
+def test_temperature_without_a_best_value_ends_at_its_bound(scale: float, labels: list[int], bound: float) -> None:
+    logits = scale * np.array([[9.0, 0.0], [0.0, 9.0], [0.0, 1.0]])
+    assert fit_temperature(logits, np.array(labels)) == pytest.approx(bound, rel=1e-3)
+
+
 @pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=0", "sensitivity=1.2", "sensitivity=nan"])
 def test_threshold_rule_that_is_none_is_refused(rule: str) -> None:
     with pytest.raises(ValueError, match="is not known; give youden"):
