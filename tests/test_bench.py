@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import peak_meter
 from tools.bench.tables import efficiency_in_words, print_engines, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
-from tools.bench.turns import Span, rate_outside, rate_within, undisturbed
+from tools.bench.turns import Span, Turns, rate_outside, rate_within, undisturbed
 from tools.children import Child, running
 from tools.measures import percentiles
 
@@ -248,6 +249,36 @@ def test_windows_count_for_the_turn_in_which_they_were_completed() -> None:
     entries = [in_time, late, held_up, after, beyond]
     assert rate_within(spans, entries) == 1.0
     assert undisturbed(stops, entries) == [in_time, after, beyond]
+
+
+def test_window_completed_after_the_last_turn_counts_for_none() -> None:
+    assert rate_within([Span(0, 2 * 10**9)], [_entry(1.9, 0.5, 2.6)]) == 0.0
+
+
+def test_turns_stop_the_daemon_when_due_and_eight_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, signals = 100.0, []
+
+    def measure(_bare: object, seconds: float) -> float:
+        nonlocal now_s
+        now_s += seconds
+        return 5.0
+
+    monkeypatch.setattr("tools.bench.turns.measure_rate", measure)
+    monkeypatch.setattr("tools.bench.turns.time", SimpleNamespace(monotonic_ns=lambda: int(now_s * 1e9)))
+    taken = Turns(cast(Any, SimpleNamespace(send_signal=signals.append)), cast(Any, None), 16.0)
+    taken.take_if_due()
+    assert not signals  # the daemon is not under way
+    taken.begin()
+    now_s += 1.5
+    taken.take_if_due()
+    assert not signals  # a turn is an eighth of 16 s
+    for _ in range(9):
+        now_s += 2.0
+        taken.take_if_due()
+    assert signals == [signal.SIGSTOP, signal.SIGCONT] * 8
+    assert taken.engine_rates == [5.0] * 8
+    assert [span.seconds for span in taken.spans] == [3.5, *[2.0] * 7]
+    assert [stop.seconds for stop in taken.stops] == [2.0] * 8
 
 
 def test_rate_of_a_run_too_short_for_turns_leaves_out_the_time_for_which_it_was_stopped() -> None:

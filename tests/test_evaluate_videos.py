@@ -6,7 +6,8 @@ import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,13 +19,13 @@ from tests.daemon import record
 from tests.small_bundle import NUM_FRAMES, SIZE_PX, small_bundle, small_model
 from tests.trainer_command import edge_train
 from tools.phantom import DatasetSpec, write_dataset
-from trainer.data.clips import ClipStore
+from trainer.data.clips import ClipStore, VideoFrames
 from trainer.data.decode import ClipSpec
 from trainer.data.manifest import read_manifest
 from trainer.data.video import Video
 from trainer.evaluation.aggregate import aggregate_logits, binary_logits, logits_of, probabilities_of
 from trainer.evaluation.folder import own_names
-from trainer.inference.evidence import Peak, covered_share, is_hit, summarise_hits
+from trainer.inference.evidence import Peak, covered_share, find_peak, is_hit, summarise_hits
 from trainer.inference.predict import window_logits
 from trainer.inference.predictors import Card, RunPredictor
 from trainer.inference.selection import select_videos
@@ -344,6 +345,23 @@ def test_hit_is_inside_the_mask_of_the_keyframe_and_not_without_evidence() -> No
     assert not is_hit(dataclasses.replace(peak, frame_index=2), masks)
     assert not is_hit(dataclasses.replace(peak, value=0.0), masks)
     assert covered_share(peak, masks) == pytest.approx(50 / 600)
+
+
+def test_peak_lies_where_its_cell_does_in_the_roi_of_its_own_frame() -> None:
+    frames = SimpleNamespace(
+        rois=np.array([(0, 0, 8, 8)] * 4 + [(10, 20, 100, 60)] + [(0, 0, 8, 8)]),
+        frame_indices=np.array([0, 2, 4, 6, 9, 10]),
+    )
+    heatmap = np.zeros((2, 4, 5), np.float32)
+    heatmap[1, 3, 0] = 2.5
+    peak, offset = find_peak(heatmap, cast(VideoFrames, frames), 3, PreprocessSpec((64, 64), (32, 48)))
+    assert (offset, peak.value, peak.frame_index) == (1, 2.5, 9)
+    # the cell's centre in the resized image is (8 + 48 * 0.5 / 5, 16 + 32 * 3.5 / 4), of 64 x 64
+    assert peak.point_px == (pytest.approx(10 + 100 * 12.8 / 64, abs=1), pytest.approx(20 + 60 * 44 / 64, abs=1))
+    assert peak.visible == pytest.approx((10 + 100 * 8 / 64, 20 + 60 * 16 / 64, 75, 30), abs=0.5)
+    masks = np.zeros((10, 100, 120), bool)
+    masks[9, 35:50, 22:97] = True  # the upper half of what the network saw
+    assert covered_share(peak, masks) == 0.5
 
 
 def test_hits_of_no_video_are_none() -> None:

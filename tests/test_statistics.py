@@ -117,6 +117,19 @@ def test_paired_delong_of_scores_that_part_the_classes_differently_but_fully_has
     assert math.isnan(test.p_value)
 
 
+def test_paired_delong_needs_two_videos_of_each_class_and_no_more() -> None:
+    first, second = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0])
+    for labels in ([0, 0, 0, 1], [0, 1, 1, 1]):
+        lone = roc.compare_paired(np.array(labels), first, second)
+        assert math.isnan(lone.p_value)
+        assert math.isnan(lone.difference_ci[0])
+    # areas 1 and 3/4; the placements differ by 0 and 1/2 in both classes: variances of 1/8, over 2 videos each
+    pair = roc.compare_paired(np.array([0, 0, 1, 1]), first, second)
+    assert pair.difference == 0.25
+    assert pair.statistic == pytest.approx(0.25 / math.sqrt(1 / 16 + 1 / 16))
+    assert pair.p_value == pytest.approx(2 * stats.norm.sf(pair.statistic))
+
+
 def test_auc_of_one_class_is_nan_and_of_one_positive_has_no_interval() -> None:
     assert math.isnan(roc.auc_delong(np.zeros(3, int), np.arange(3.0)).value)
     lone = roc.auc_delong(np.array([0, 0, 1]), np.array([0.1, 0.4, 0.3]))
@@ -160,6 +173,24 @@ def test_kappa_error_equals_the_delta_method_by_finite_differences() -> None:
     assert Counts(tp=5, fp=10, tn=28, fn=6).kappa_se == pytest.approx(math.sqrt(variance), rel=1e-6)
 
 
+def test_counts_give_the_proportions_of_their_definitions() -> None:
+    counts = Counts(tp=5, fp=10, tn=28, fn=6)
+    assert counts.n == 49
+    assert counts.proportions == {
+        "accuracy": (33, 49),
+        "sensitivity": (5, 11),
+        "specificity": (28, 38),
+        "ppv": (5, 15),
+        "npv": (28, 34),
+    }
+    assert counts.f1 == pytest.approx(stats.hmean([5 / 15, 5 / 11]))
+
+
+@pytest.mark.parametrize("interval", ["wilson", "clopper-pearson"])
+def test_proportion_of_nothing_has_no_interval(interval: str) -> None:
+    assert np.isnan(proportion_interval(0, 0, interval)).all()
+
+
 def test_counts_of_nothing_positive_leave_ppv_and_f1_undefined() -> None:
     counts = Counts.of(np.zeros(4, int), np.zeros(4, int))
     assert counts.proportions["ppv"] == (0, 0)
@@ -198,6 +229,12 @@ def test_association_takes_fisher_where_few_are_expected() -> None:
     large = association_test(np.array([[30, 20], [15, 35]]))
     assert large.method == "chi-square"
     assert large.statistic == pytest.approx(100 * (30 * 35 - 20 * 15) ** 2 / (50 * 50 * 45 * 55))
+
+
+def test_association_takes_chi_square_from_five_expected_on() -> None:
+    assert association_test(np.array([[4, 6], [6, 4]])).method == "chi-square"  # 5 in each cell
+    assert association_test(np.array([[4, 6], [6, 5]])).method == "Fisher, exact"  # 100 / 21 in the first
+    assert association_test(np.array([[5, 6], [6, 5]])).method == "chi-square"  # 5.5
 
 
 def test_association_of_one_group_is_undefined() -> None:
@@ -284,6 +321,12 @@ def test_decision_curve_equals_its_definition() -> None:
     assert curve.all[0] == pytest.approx(labels.mean() - (1 - labels.mean()) / 99)
 
 
+def test_decision_curve_acts_on_a_video_at_the_threshold() -> None:
+    curve = decision_curve(np.array([1, 0]), np.array([0.07, 0.07]))
+    assert curve.model[:7] == pytest.approx(curve.all[:7])
+    assert curve.model[7:].tolist() == [0.0] * 92
+
+
 def test_temperature_finds_the_scale_of_overconfident_logits() -> None:
     rng = np.random.default_rng(0)
     honest = np.stack([np.zeros(4000), rng.normal(0, 1.5, 4000)], axis=1)
@@ -300,6 +343,38 @@ def test_threshold_reaches_the_wanted_sensitivity_with_the_best_specificity() ->
     probabilities = np.array([0.1, 0.2, 0.3, 0.6, 0.25, 0.5, 0.7, 0.9])
     assert choose_threshold(labels, probabilities, "sensitivity=0.75") == pytest.approx(0.4)
     assert choose_threshold(labels, probabilities, "sensitivity=1") == pytest.approx(0.225)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "positives", "expected"),
+    [
+        ((0.1,), (0.5, 0.9), 0.3),  # 0.7 would miss a video and spare no false alarm
+        ((0.2, 1.0), (0.6, 1.0), 0.4),  # 1 is at or below what is saturated there
+        ((0.0, 0.0), (0.0, 1.0), 0.5),
+    ],
+)
+def test_threshold_for_a_sensitivity_misses_nothing_for_no_gain(
+    negatives: tuple[float, ...], positives: tuple[float, ...], expected: float
+) -> None:
+    labels = np.array([0] * len(negatives) + [1] * len(positives))
+    assert choose_threshold(labels, np.array(negatives + positives), "sensitivity=0.5") == pytest.approx(expected)
+
+
+def test_threshold_of_youden_counts_videos_at_zero_and_one_as_evaluate_does() -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(20):
+        labels = np.array([0, 1, *rng.integers(0, 2, 10)])
+        probabilities = rng.choice([0.0, 0.3, 0.7, 1.0], 12)
+        counts = [Counts.of(labels, probabilities >= cut) for cut in (0.0, 0.15, 0.5, 0.85, 1.01)]
+        best = max(one.tp / (one.tp + one.fn) + one.tn / (one.tn + one.fp) for one in counts)
+        got = Counts.of(labels, probabilities >= choose_threshold(labels, probabilities))
+        assert got.tp / (got.tp + got.fn) + got.tn / (got.tn + got.fp) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("scale", "labels", "bound"), [(1.0, [1, 0, 0], 20.0), (1e-3, [0, 1, 0], 0.05)])
+def test_temperature_without_a_best_value_ends_at_its_bound(scale: float, labels: list[int], bound: float) -> None:
+    logits = scale * np.array([[9.0, 0.0], [0.0, 9.0], [0.0, 1.0]])
+    assert fit_temperature(logits, np.array(labels)) == pytest.approx(bound, rel=1e-3)
 
 
 @pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=0", "sensitivity=1.2", "sensitivity=nan"])

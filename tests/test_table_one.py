@@ -75,6 +75,14 @@ def test_table_one_takes_what_is_missing_in_one_video_from_another_of_the_patien
     assert rows_of(table, "age")[0]["missing"] == 0
 
 
+def test_table_one_of_numbers_that_one_class_lacks_shows_a_dash_and_no_p_value() -> None:
+    ages = tuple(str(AGES[n // 3]) if n < 18 else "" for n in range(30))
+    (age,) = rows_of(table_one(ten_patients(age=ages)), "age")
+    assert age["positive"] == "-"
+    assert age["all"] == age["negative"] != "-"
+    assert (age["missing"], age["p_value"]) == (4, None)
+
+
 def test_table_one_counts_a_patient_of_both_classes_once_as_positive_and_says_so() -> None:
     predictions = ten_patients()
     predictions.labels[1] = 1

@@ -54,7 +54,7 @@ def choose_threshold(
         labels: (n,) 0 or 1, both of which occur.
         probabilities: (n,) in 0..1, of the positive class.
         rule: "youden" for the largest sensitivity + specificity - 1, the most sensitive of equals; "sensitivity=S"
-            for the best specificity at a sensitivity of S or more.
+            for the best specificity at a sensitivity of S or more, the most sensitive of equals as well.
 
     Raises:
         ConfigError: The rule is not known, or only one class is there.
@@ -68,7 +68,7 @@ def choose_threshold(
     sensitivity, specificity = called[:, positive].mean(1), 1 - called[:, ~positive].mean(1)
     if wanted is None:
         return float(cuts[(sensitivity + specificity).round(12).argmax()])
-    return float(cuts[np.flatnonzero(sensitivity >= wanted - 1e-12)[-1]])
+    return float(cuts[np.where(sensitivity >= wanted - 1e-12, specificity, -1).argmax()])
 
 
 def parse_rule(rule: str) -> float | None:
