@@ -21,6 +21,7 @@ from media import write_video
 from engines import load_bundle
 from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import peak_meter
+from tools.bench.pipeline import Memory, PipelineRun, PipelineSettings, measure_pipeline
 from tools.bench.tables import efficiency_in_words, print_engines, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
 from tools.bench.turns import Span, Turns, rate_outside, rate_within, undisturbed
@@ -287,6 +288,87 @@ def test_rate_of_a_run_too_short_for_turns_leaves_out_the_time_for_which_it_was_
     assert rate_outside([], entries) == pytest.approx(4 / 5)
     assert rate_outside([Span(2 * 10**9, 5 * 10**9)], entries) == pytest.approx(4 / 2)
     assert rate_outside([Span(0, 10**9), Span(2 * 10**9, 5 * 10**9), Span(6 * 10**9, 9 * 10**9)], entries) == 2.0
+
+
+def _played(num_predictions: int, spans: list[Span], stops: list[Span]) -> PipelineRun:
+    """Return a run of 10 windows a second, whose latencies grow by a millisecond each; frames come every 40 ms."""
+    predictions = [
+        {
+            "seq": seq,
+            "t_capture_ns": seq * 100_000_000,
+            "t_received_ns": seq * 100_000_000 + 50_000_000 + seq * 1_000_000,
+            "latency_ms": {"capture": 1.0, "preprocess": 2.0, "queue": seq, "infer": 20.0, "total": 30.0 + seq},
+            "window": {"first_index": seq + 3, "last_index": seq + 18, "span_ms": 600.0},
+        }
+        for seq in range(num_predictions)
+    ]
+    return PipelineRun(
+        predictions=predictions,
+        counters={"captured": 400, "skipped": 7, "published": num_predictions + 2},
+        num_lost=2,
+        memory=Memory(300.0, None),
+        first_prediction_s=2.5,
+        spans=spans,
+        stops=stops,
+        engine_rates=[12.0] * len(spans),
+    )
+
+
+def _measure(run: PipelineRun, monkeypatch: pytest.MonkeyPatch, pace: str = "realtime") -> dict[str, Any]:
+    """Return the report of a run beside a bare engine of 16 and then 24 windows a second."""
+    rates = iter((16.0, 24.0))
+    loaded = {"backend": "b", "precision": "fp32", "device": "CPU"}
+    bare = contextlib.nullcontext(SimpleNamespace(ask=lambda *_: loaded))
+    monkeypatch.setattr("tools.bench.pipeline.running", lambda *_: bare)
+    monkeypatch.setattr("tools.bench.pipeline.measure_rate", lambda *_: next(rates))
+    monkeypatch.setattr("tools.bench.pipeline.run_pipeline", lambda *_: run)
+    settings = PipelineSettings(
+        source="s", engine=Path("e"), backend="b", device=None, pace=pace, hop=1, seconds=10.0, max_windows=None
+    )
+    return measure_pipeline(settings)[0]
+
+
+def test_report_of_a_pipeline_leaves_out_the_first_sixteen_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = _measure(_played(66, [], []), monkeypatch)
+    later = np.arange(16, 66)
+    points = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+    for name, values in {
+        "latency_ms": 30 + later,
+        "overhead_ms": 10 + later,
+        "received_ms": 50 + later,
+    }.items():
+        assert report[name] == pytest.approx({point: np.percentile(values, q) for point, q in points.items()}), name
+    medians = {stage: values["p50"] for stage, values in report["stages_ms"].items()}
+    expected = {"capture": 1, "preprocess": 2, "queue": np.median(later), "infer": 20, "publish": 7, "transport": 20}
+    assert medians == pytest.approx(expected)
+    assert report["windows_per_s"] == pytest.approx(1 / 0.101)  # received a millisecond later each
+    assert report["efficiency"] == pytest.approx(1 / 0.101 / 20)
+    assert (report["received"], report["published"], report["captured"]) == (66, 68, 400)
+    assert (report["lost"], report["skipped"]) == (2, 7)
+    assert report["first_window_play_s"] == pytest.approx(18 * 0.04)
+    assert report["start_s"] == pytest.approx(2.5 - 18 * 0.04)
+
+
+def test_report_of_few_windows_leaves_none_out_and_full_speed_has_no_playing_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = _measure(_played(64, [], []), monkeypatch, pace="max")
+    assert report["latency_ms"]["p50"] == pytest.approx(30 + 31.5)
+    assert (report["first_window_play_s"], report["start_s"]) == (0, 2.5)
+
+
+def test_report_compares_with_the_engines_own_turns_from_three_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = 10**9
+    spans, stops = [Span(2 * second, 3 * second), Span(4 * second, 5 * second)], [Span(3 * second, 4 * second)]
+    report = _measure(_played(66, spans, stops), monkeypatch, pace="max")
+    assert report["engine_windows_per_s"] == [16.0, 24.0]
+    assert report["latency_ms"]["max"] == 95  # of seq 65; those in whose lives the daemon was stopped are seq 30 to 39
+    assert report["latency_ms"]["p50"] == pytest.approx(30 + np.median([*range(16, 30), *range(40, 66)]))
+    spans.append(Span(5 * second, 6 * second))
+    report = _measure(_played(66, spans, stops), monkeypatch, pace="max")
+    assert report["engine_windows_per_s"] == [12.0] * 3
+    assert report["windows_per_s"] == pytest.approx(10, rel=0.05)
+    assert report["efficiency"] == pytest.approx(report["windows_per_s"] / 12)
 
 
 @pytest.mark.slow

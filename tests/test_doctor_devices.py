@@ -7,11 +7,12 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from doctor_findings import NOBODY, one_finding, unprivileged
 
-from tools.doctor import devices, machine
+from tools.doctor import clocks, devices, machine
 from tools.doctor.finding import Finding, Verdict
 
 # what is forbidden
@@ -143,3 +144,89 @@ def test_doctor_machine_without_devices_is_noted() -> None:
     finding = one_finding(devices.check_devices([]))
     assert (finding.name, finding.verdict) == ("V4L2", Verdict.NOTE)
     assert finding.mend
+
+
+# processor, memory and clock
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "limit_mib", "verdict"),
+    [
+        (1000, None, Verdict.OK),
+        (999, None, Verdict.WARNING),
+        (400, None, Verdict.WARNING),
+        (399, None, Verdict.PROBLEM),
+        (5000, 999, Verdict.WARNING),
+        (399, 5000, Verdict.PROBLEM),
+        (5000, 0, Verdict.PROBLEM),
+    ],
+)
+def test_doctor_memory_is_what_is_free_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, free_mib: int, limit_mib: int | None, verdict: Verdict
+) -> None:
+    room_mib = free_mib if limit_mib is None else min(free_mib, limit_mib)
+    monkeypatch.setattr(machine, "_meminfo_bytes", {"MemAvailable": free_mib * 2**20, "MemTotal": 8 * 10**9}.get)
+    monkeypatch.setattr(machine, "_group_limit_bytes", lambda: None if limit_mib is None else limit_mib * 2**20)
+    finding = one_finding(machine.check_memory())
+    assert (finding.verdict, finding.details["free_bytes"]) == (verdict, room_mib * 2**20)
+    assert finding.found.startswith(f"{room_mib * 2**20 / 1e9:.1f} GB free of 8.0 GB")
+    assert ("limit of the control group" in finding.found) == (limit_mib is not None)
+    assert ("needs 400 MiB" in finding.found) == bool(finding.mend) == (verdict is not Verdict.OK)
+
+
+def test_doctor_memory_is_that_of_this_machine() -> None:
+    finding = one_finding(machine.check_memory())
+    assert 0 < finding.details["free_bytes"] < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wide", "precisions"),
+    [
+        (("avx2", "fma"), "AVX2", ["FP32"]),
+        (("avx2", "avx_vnni"), "AVX2", ["FP32", "INT8"]),
+        (("avx2", "avx512f", "avx512_vnni"), "AVX-512", ["FP32", "INT8"]),
+        (("avx2", "avx512_bf16", "amx_tile"), "AMX", ["FP32", "BF16"]),
+        (("asimd", "asimddp", "bf16"), "", ["FP32", "BF16", "INT8"]),
+        ((), "", ["FP32"]),
+    ],
+)
+def test_doctor_processor_tells_the_precisions_that_it_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], wide: str, precisions: list[str]
+) -> None:
+    monkeypatch.setattr(machine.host, "describe", lambda: {"arithmetic": flags})
+    monkeypatch.setattr(machine.host, "processor_name", lambda: "Some processor")
+    monkeypatch.setattr(machine.host, "num_cores", lambda: 2)
+    finding = one_finding(machine.check_processor())
+    assert (finding.verdict, finding.details["precisions"]) == (Verdict.OK, precisions)
+    first = f"Some processor, 2 cores, {wide}" if wide else "Some processor, 2 cores"
+    assert finding.found.startswith(f"{first}; made for {', '.join(precisions)}")
+    assert ("INT8 may gain little" in finding.found) == ("INT8" not in precisions)
+    monkeypatch.setattr(machine.host, "num_cores", lambda: 1)
+    assert one_finding(machine.check_processor()).verdict is Verdict.WARNING
+
+
+@pytest.mark.parametrize(
+    ("step_ns", "source", "verdict"),
+    [
+        (1_000_000, "tsc", Verdict.OK),
+        (1_000_001, "tsc", Verdict.WARNING),
+        (100, "kvm-clock", Verdict.OK),
+        (100, "acpi_pm", Verdict.WARNING),
+        (100, "", Verdict.OK),
+    ],
+)
+def test_doctor_clock_is_fine_and_cheap_or_warned_of(
+    monkeypatch: pytest.MonkeyPatch, step_ns: int, source: str, verdict: Verdict
+) -> None:
+    monkeypatch.setattr(clocks, "_measure_clock", lambda: (step_ns, 40.0))
+    monkeypatch.setattr(clocks, "_clock_source", lambda: source)
+    clock = next(clocks.check_clocks())
+    assert clock.verdict is verdict
+    assert clock.found.startswith(f"monotonic, steps of {step_ns} ns" + (f", by {source}" if source else ""))
+    assert clock.details == {"step_ns": step_ns, "read_ns": 40.0, "source": source}
+
+
+def test_doctor_clock_is_measured_by_its_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([0, 0, 50, 80, 80, 200])
+    monkeypatch.setattr(clocks, "time", SimpleNamespace(monotonic_ns=lambda: next(readings)))
+    assert clocks._measure_clock(6) == (30, 200 / 5)

@@ -166,7 +166,9 @@ def test_manifest_missing_files_are_counted_and_named(tmp_path: Path) -> None:
     for name in ("v1.mp4", "v2.mp4", "v4.mp4", "v5.mp4"):
         (tmp_path / name).unlink()
     message = _refused(path)
-    assert "4 of 6 files are not there: 'v1.mp4', 'v2.mp4', 'v4.mp4' and 1 more" in message
+    assert "4 of 6 files are not there: 'v1.mp4', 'v2.mp4', 'v4.mp4' and 1 more; paths" in message
+    (tmp_path / "v1.mp4").touch()
+    assert "3 of 6 files are not there: 'v2.mp4', 'v4.mp4', 'v5.mp4'; paths" in _refused(path)
     assert str(tmp_path) in message
 
 
@@ -210,6 +212,12 @@ def test_manifest_that_leaks_a_patient_names_him(tmp_path: Path, columns: dict[s
     message = _refused(path)
     assert "leak" in message
     assert all(part in message for part in said), message
+
+
+def test_manifest_that_leaks_several_patients_names_one_and_counts_the_others(tmp_path: Path) -> None:
+    patients, splits = ["A", "B", "C"] * 2, ["train"] * 3 + ["test", "test", "train"]
+    message = _refused(write_manifest(tmp_path / "m.csv", rows(6, patient_id=patients, split=splits)))
+    assert "leak: patient 'A' (and 1 more) is in split train (v0.mp4) and in split test (v3.mp4)" in message
 
 
 def test_manifest_fold_of_a_test_video_is_no_leak(tmp_path: Path) -> None:

@@ -105,6 +105,18 @@ def test_unpaired_delong_of_scores_that_part_the_classes_fully_finds_no_differen
     assert (test.statistic, test.p_value) == (0.0, 1.0)
 
 
+def test_paired_delong_of_a_difference_that_is_small_but_sure_has_a_p_value() -> None:
+    labels, first = random_scores(12, num=2000)
+    second = np.where((labels == 1) & (np.arange(2000) % 50 == 0), first - 0.5, first)
+    test = roc.compare_paired(labels, first, second)
+    wins = [scores[labels == 1][:, None] > scores[labels == 0] for scores in (first, second)]
+    difference = wins[0].astype(float) - wins[1]
+    error = math.sqrt(sum(difference.mean(axis).var(ddof=1) / difference.shape[1 - axis] for axis in (0, 1)))
+    assert error < 0.001
+    assert test.statistic == pytest.approx(difference.mean() / error)
+    assert test.p_value == pytest.approx(2 * stats.norm.sf(difference.mean() / error))
+
+
 def test_paired_delong_of_equal_scores_finds_no_difference() -> None:
     labels, scores = random_scores(3)
     test = roc.compare_paired(labels, scores, 2 * scores + 1)
@@ -199,6 +211,12 @@ def test_counts_of_nothing_positive_leave_ppv_and_f1_undefined() -> None:
     assert math.isnan(counts.kappa_se)
 
 
+@pytest.mark.parametrize("counts", [Counts(tp=0, fp=0, tn=0, fn=0), Counts(tp=1, fp=0, tn=0, fn=0)])
+def test_kappa_of_no_video_and_of_one_is_undefined(counts: Counts) -> None:
+    assert math.isnan(counts.kappa)
+    assert math.isnan(counts.kappa_se)
+
+
 def test_perfect_agreement_has_kappa_one_without_error() -> None:
     counts = Counts(tp=5, fp=0, tn=7, fn=0)
     assert (counts.kappa, counts.kappa_se) == (1.0, 0.0)
@@ -288,6 +306,16 @@ def test_roc_points_area_equals_the_auc() -> None:
     assert np.trapezoid(curve.y, curve.x) == pytest.approx(roc.auc_delong(labels, scores).value, abs=1e-12)
 
 
+def test_curves_have_a_point_for_every_score() -> None:
+    labels, scores = np.array([1, 1, 1, 0, 0, 0]), np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])
+    assert roc.roc_points(labels, scores).thresholds.tolist() == [np.inf, *scores]
+    curve = roc.precision_recall_points(labels, scores)
+    assert curve.thresholds.tolist() == [*scores[::-1], np.inf]
+    for recall, precision, threshold in zip(curve.x[:-1], curve.y[:-1], curve.thresholds[:-1], strict=True):
+        counts = Counts.of(labels, scores >= threshold)
+        assert (recall, precision) == (counts.tp / 3, pytest.approx(counts.tp / (counts.tp + counts.fp)))
+
+
 def test_brier_and_calibration_error_equal_those_of_other_libraries() -> None:
     torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
     torch = pytest.importorskip("torch")
@@ -358,6 +386,13 @@ def test_threshold_for_a_sensitivity_misses_nothing_for_no_gain(
 ) -> None:
     labels = np.array([0] * len(negatives) + [1] * len(positives))
     assert choose_threshold(labels, np.array(negatives + positives), "sensitivity=0.5") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("wanted", "num_missed"), [("1", 0), ("0.999", 0), ("0.995", 1), ("0.98", 4), ("0.975", 5)])
+def test_threshold_for_a_sensitivity_misses_no_more_than_it_may(wanted: str, num_missed: int) -> None:
+    labels, probabilities = np.tile([1, 0], 200), np.linspace(0.001, 0.999, 400)  # each step spares one, and misses one
+    threshold = choose_threshold(labels, probabilities, f"sensitivity={wanted}")
+    assert Counts.of(labels, probabilities >= threshold).fn == num_missed
 
 
 def test_threshold_of_youden_counts_videos_at_zero_and_one_as_evaluate_does() -> None:

@@ -1,6 +1,7 @@
 """Table 1: one count a patient, and by video what is not the same in all videos of a patient."""
 
 import csv
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from scipy import stats
 
 from tests.trainer_command import edge_train
 from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.subgroups import Covariate, covariates_of, masks_of, measure_subgroups, short
 from trainer.evaluation.table_one import table_one
 from trainer.report.tables import demographics
 
@@ -49,6 +51,55 @@ def test_table_one_counts_patients_however_many_videos_they_have(videos_each: in
     assert female["p_value"] == pytest.approx(stats.fisher_exact([[4, 2], [2, 2]]).pvalue)
     (age,) = rows_of(table, "age")
     assert age["p_value"] == pytest.approx(stats.mannwhitneyu(AGES[:6], AGES[6:]).pvalue)
+
+
+def test_table_one_gives_medians_and_quartiles() -> None:
+    scores = ("1.5", "2.5", "10", "20", "40", "80", "7000.4", "12000.4", "33333.3", "2e5")
+    (row,) = rows_of(table_one(ten_patients(1, score=scores)), "score")
+    assert row["level"] == "median (quartiles)"
+    assert row["all"] == "60 (12.5–10750)"
+    assert row["negative"] == "15 (4.375–35)"
+    assert row["positive"] == "22667 (10750–75000)"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((0.0, "0"), (0.12344, "0.1234"), (43.0, "43"), (-1234.5678, "-1235"), (9999.4, "9999")),
+        *((9999.5, "10000"), (10000.0, "10000"), (12345.6, "12346"), (-54321.0, "-54321"), (1e-7, "1e-07")),
+    ],
+)
+def test_numbers_of_tables_have_four_digits_and_counts_no_exponent(value: float, expected: str) -> None:
+    assert short(value) == expected
+
+
+def test_column_that_names_each_patient_is_no_covariate_and_missing_values_are_none() -> None:
+    known = ("a", "b", "c", "d", "e", "f", "g")
+    columns = {"name": (*known, "", "NA", ""), "group": (*known[:6], "a", "", "NA", ""), "same": ("x",) * 10}
+    columns |= {"code": ("0", "1") * 5, "size": ("1", "2", "3", "4", "5", "6", "6", "6", "", "nan")}
+    found = {one.name: one for one in covariates_of(ten_patients(1, **columns))}
+    assert list(found) == ["sex", "age", "group", "code", "size"]
+    assert [name for name, one in found.items() if one.numbers is not None] == ["age", "size"]
+    assert (found["group"].levels, found["group"].num_missing, found["size"].num_missing) == ([*known[:6]], 3, 2)
+
+
+def test_numbers_are_cut_at_the_median_and_who_lacks_one_is_in_neither_part() -> None:
+    numbers = np.array([5.0, 1.0, np.nan, 3.0, 9.0, 3.0])
+    masks = masks_of(Covariate("size", tuple(map(str, numbers)), numbers))
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "below 3": [False, True, False, False, False, False],
+        "3 or more": [True, False, False, True, True, True],
+    }
+
+
+def test_subgroups_are_measured_on_their_own_videos_at_their_own_thresholds() -> None:
+    predictions = dataclasses.replace(ten_patients(1), thresholds=np.linspace(0.9, 0.0, 10))
+    (female,) = (row for row in measure_subgroups(predictions, 0.5, "wilson") if row["level"] == "F")
+    called = [probability >= 0.9 - n / 10 for n, probability in enumerate(predictions.probabilities)]
+    chosen = [n for n in range(10) if SEXES[n] == "F"]
+    tp, fp = (sum(called[n] for n in chosen if predictions.labels[n] == label) for label in (1, 0))
+    assert female["counts"] == {"tp": tp, "fp": fp, "tn": 4 - fp, "fn": 2 - tp}
+    assert (female["covariate"], female["n"], female["threshold"]) == ("sex", 6, None)
 
 
 def test_table_one_counts_by_video_what_varies_within_a_patient_and_says_so() -> None:

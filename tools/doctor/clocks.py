@@ -33,7 +33,7 @@ def _measure_clock(num_readings: int = 20_000) -> tuple[int, float]:
     """Return the clock's smallest step and the time of a reading, in ns."""
     times_ns = [time.monotonic_ns() for _ in range(num_readings)]
     steps_ns = [later - sooner for sooner, later in itertools.pairwise(times_ns) if later > sooner]
-    return min(steps_ns), (times_ns[-1] - times_ns[0]) / num_readings
+    return min(steps_ns), (times_ns[-1] - times_ns[0]) / (num_readings - 1)
 
 
 def _clock_source() -> str:

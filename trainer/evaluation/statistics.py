@@ -125,9 +125,8 @@ def mcnemar_test(labels: Labels, calls_a: Labels, calls_b: Labels) -> TestResult
     The statistic is the smaller number of discordant pairs. Source: McNemar 1947; the exact form is the binomial test.
     """
     right_a, right_b = np.asarray(calls_a) == labels, np.asarray(calls_b) == labels
-    table = [[int((right_a & right_b).sum()), int((right_a & ~right_b).sum())]]
-    table.append([int((~right_a & right_b).sum()), int((~right_a & ~right_b).sum())])
-    found = mcnemar(table, exact=True)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    found = mcnemar([[0, only_a], [only_b, 0]], exact=True)  # where both are right or both wrong nothing is told
     return TestResult("McNemar, exact", float(found.statistic), float(found.pvalue))
 
 

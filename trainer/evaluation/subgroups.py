@@ -13,6 +13,8 @@ MAX_LEVELS = 8
 """A text column of more values names things, it does not group them."""
 MIN_NUMERIC_LEVELS = 6
 """A column of fewer, whole and recurring numbers is a code such as 0/1."""
+_FIVE_DIGITS = 9999.5
+"""What is rounded to 10000 has more digits than four, and would get an exponent."""
 
 Masks = dict[str, npt.NDArray[np.bool_]]
 
@@ -90,4 +92,4 @@ def is_missing(text: str) -> bool:
 
 def short(value: float) -> str:
     """Return four digits, and no exponent in what people count."""
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:.0f}" if _FIVE_DIGITS <= abs(value) < 1e15 else f"{value:.4g}"
