@@ -260,6 +260,7 @@ def test_page_never_shows_an_old_picture_as_the_live_one(browser: Browser) -> No
     with SmallPublisher() as publisher, serving("--connect", publisher.address, "--vanish-ms", "1500") as server:
         publisher.wait_for_subscriptions(3)
         visit = Visit(browser, server.url)
+        expect(visit.page.locator(".tile")).to_have_count(1, timeout=DEADLINE_MS)
         is_shown = is_told = False
         for index in range(DEADLINE_MS // 50):
             if not is_shown:
