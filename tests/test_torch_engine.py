@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from small_bundle import NUM_FRAMES, random_clips, small_bundle, small_model
+from test_program_file import any_function, written
 
 from engines.bundle import load_bundle
 from engines.errors import BackendError, BundleError, EngineError
@@ -124,6 +125,13 @@ def test_damaged_program_is_refused_in_one_line(bundle, tmp_path, num_bytes_kept
         load_engine(damaged, "torch")
     assert "\n" not in str(caught.value)
     assert caplog.text == ""
+
+
+def test_program_that_would_run_code_is_refused_in_one_line(bundle, tmp_path):
+    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", any_function)
+    strange = with_program(bundle, tmp_path / "strange", path.read_bytes())
+    with pytest.raises(EngineError, match=r"cannot load .*: it calls 'torch\.os\.mkdir', which is no operator"):
+        load_engine(strange, "torch")
 
 
 def test_bundle_without_a_program_is_refused(bundle):

@@ -11,6 +11,7 @@ from engines import host
 from engines.bundle import Bundle
 from engines.engine import Engine, EngineOptions, EngineOutput, EngineSpec, HostEngine
 from engines.errors import BackendError, EngineError
+from engines.torch.program_file import load_program
 
 COMPILED_KIND = "torch-tensorrt"
 
@@ -75,8 +76,9 @@ class TorchEngine(HostEngine):
             # torch warns about deprecations inside itself
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._network: Any = self._torch.export.load(path).module()
-        except Exception as exc:  # torch raises whatever its unpickling and its schema checks meet
+                # the bundle says what goes in; guards would say it again, in code
+                self._network: Any = load_program(self._torch, path).module(check_guards=False)
+        except Exception as exc:  # torch raises whatever its schema checks meet
             raise EngineError(f"torch cannot load {path}: {first_line(exc)}; export the bundle again") from exc
         self._inputs = [self._torch.from_numpy(self._ring.window(slot)) for slot in range(self._ring.num_frames)]
 

@@ -14,6 +14,7 @@ from engines.engine import EngineOptions, EngineSpec
 from engines.errors import BackendError, BundleError, EngineError
 from engines.tensorrt.plan_check import PlanHost, require_fit
 from engines.torch.engine import COMPILED_KIND, first_line
+from engines.torch.program_file import load_program
 
 PRECISIONS = ("fp16", "bf16")
 INSTALL_TENSORRT = "pip install torch-tensorrt==2.13.0"
@@ -170,7 +171,7 @@ def _load_eager(torch: Any, bundle: Bundle, file: BundleFile, device: str, preci
     path = bundle.path / file.name
     torch.backends.cudnn.benchmark = True  # shapes are fixed: the fastest algorithm is worth the search
     with _told(f"load {path}", "export the bundle again"), _quiet():
-        return lower(torch, torch.export.load(path), device, precision)
+        return lower(torch, load_program(torch, path), device, precision)
 
 
 def _load_compiled(torch: Any, bundle: Bundle, file: BundleFile, info: cuda.GpuInfo) -> Any:
@@ -180,7 +181,7 @@ def _load_compiled(torch: Any, bundle: Bundle, file: BundleFile, info: cuda.GpuI
     require_fit(bundle, file, PlanHost.here(trt.__version__, info))
     path = bundle.path / file.name
     with _told(f"load {path}", "build it again"), _quiet():
-        return torch.export.load(path).module(check_guards=False)
+        return load_program(torch, path, may_hold_engines=True).module(check_guards=False)
 
 
 def import_torch_tensorrt() -> Any:
@@ -231,7 +232,7 @@ def _told(what: str, cure: str = "") -> Iterator[None]:
         yield
     except EngineError:
         raise
-    except Exception as exc:  # torch raises whatever its unpickling, its schema checks and its kernels meet
+    except Exception as exc:  # torch raises whatever its schema checks and its kernels meet
         raise EngineError(f"torch cannot {what}: {first_line(exc)}{f'; {cure}' if cure else ''}") from exc
 
 

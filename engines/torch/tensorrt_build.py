@@ -19,6 +19,7 @@ from engines.tensorrt.plan_check import PlanHost
 from engines.tensorrt.plan_options import LayerCounts, PlanOptions
 from engines.torch.engine import COMPILED_KIND
 from engines.torch.gpu import import_torch, import_torch_tensorrt, lower
+from engines.torch.program_file import load_program
 
 PRECISIONS = ("fp16",)
 _HEAVY = ("conv", "linear", "matmul", "addmm", "bmm")
@@ -46,7 +47,7 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     progress("compiling with torch-tensorrt", 0.0)
     with _told(path), torch.cuda.device(gpu.index):
         clip = torch.zeros((1, *bundle.clip_tchw), device=device)
-        program = half_program(torch, torch.export.load(path), clip, precision)
+        program = half_program(torch, load_program(torch, path), clip, precision)
         compiled = torch_tensorrt.dynamo.compile(program, inputs=[clip], **settings)
         counts = require_half_parts(compiled, path, sum(each.numel() for each in program.parameters()))
         torch_tensorrt.save(compiled, str(target), inputs=[clip])

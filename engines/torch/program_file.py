@@ -1,0 +1,124 @@
+"""Reads a program that torch.export wrote, after a check that it can do nothing but compute with tensors.
+
+A bundle may come from a stranger. What `torch.export.load` does with a file is meant for files of one's own: it
+unpickles, loads compiled libraries, evaluates expressions, looks up functions by name and makes source code of names.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_RECORDS = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/\w+|models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+_ENGINE_RECORDS = re.compile(r"data/constants/custom_obj_\d+|extra/\w+(\.json)?")
+"""What a program of torch-tensorrt holds beside: TensorRT's plans, as objects of a class in C++."""
+_OPERATOR = re.compile(r"torch\.ops\.(aten)\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
+_ENGINE_OPERATOR = re.compile(r"torch\.ops\.(aten|tensorrt)\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
+_NAME = re.compile(r"[\w.]*", re.ASCII)
+_FREE_TEXTS = frozenset({"as_string", "torch_version"})
+"""An operator's mode or equation, which the code that torch makes holds in quotes; and what is only shown."""
+_CONTAINERS = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
+_CONTEXTS = frozenset({None, "null", "[]"})
+_FORCE_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""torch's own switch: what it unpickles then holds tensors alone, or is refused."""
+
+
+class ForeignCodeError(ValueError):
+    """The file holds more than a computation with tensors."""
+
+
+def load_program(torch: Any, path: Path, *, may_hold_engines: bool = False) -> Any:
+    """Return the `torch.export.ExportedProgram` in a file.
+
+    Args:
+        torch: The library.
+        path: A file that `torch.export.save` wrote.
+        may_hold_engines: It may be one of torch-tensorrt's.
+
+    Raises:
+        ForeignCodeError: What the file holds would run code of its own, or none that this project exports.
+        Exception: Whatever torch raises for a damaged file, and its schema checks meet.
+    """
+    from torch.export.pt2_archive import PT2ArchiveReader
+
+    content = io.BytesIO(path.read_bytes())  # what is checked is what is read
+    records = PT2ArchiveReader(content)
+    _check_records(records.get_file_names(), may_hold_engines=may_hold_engines)
+    _check_program(torch, json.loads(records.read_bytes("models/model.json")), may_hold_engines=may_hold_engines)
+    content.seek(0)
+    with _tensors_alone():
+        return torch.export.load(content)
+
+
+def _check_records(names: list[str], *, may_hold_engines: bool) -> None:
+    for name in names:
+        if not (_RECORDS.fullmatch(name) or (may_hold_engines and _ENGINE_RECORDS.fullmatch(name))):
+            raise ForeignCodeError(f"it holds {name[:80]!r}, which is no part of a network's program")
+
+
+def _check_program(torch: Any, program: Any, *, may_hold_engines: bool) -> None:
+    operator = _ENGINE_OPERATOR if may_hold_engines else _OPERATOR
+    for key, value in _leaves(program):
+        if key == "target":
+            _check_operator(torch, value, operator)
+        elif key in ("in_spec", "out_spec"):
+            _check_containers(json.loads(value))
+        elif key in ("expr_str", "guards_code"):
+            raise ForeignCodeError(f"it holds the text {str(value)[:80]!r}, which torch would run as code")
+        elif key not in _FREE_TEXTS and isinstance(value, str) and not _NAME.fullmatch(value):
+            raise ForeignCodeError(f"it names something {value[:80]!r}")
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value in a program that is no list or table, with the key that it or its list stands under; and keys.
+
+    Metadata is left out: torch makes no code of it, and it holds lines of the source.
+    """
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield "", name
+            if name != "metadata":
+                yield from _leaves(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, key)
+    else:
+        yield key, value
+
+
+def _check_operator(torch: Any, target: Any, allowed: re.Pattern[str]) -> None:
+    if target == "_operator.getitem":
+        return
+    found = allowed.fullmatch(str(target))
+    overload: Any = None
+    if found and "__" not in found[0]:
+        overload = getattr(getattr(getattr(torch.ops, found[1]), found[2], None), found[3], None)
+    # from_file and save take a file's name; a text for any other operator is a mode
+    if not isinstance(overload, torch._ops.OpOverload) or "filename" in {a.name for a in overload._schema.arguments}:
+        raise ForeignCodeError(f"it calls {str(target)[:80]!r}, which is no operator on tensors")
+
+
+def _check_containers(spec: Any) -> None:
+    for key, value in _leaves(spec):
+        if (key == "type" and value not in _CONTAINERS) or (key == "context" and value not in _CONTEXTS):
+            raise ForeignCodeError(f"its inputs or outputs are of type {str(value)[:80]!r}")
+
+
+@contextlib.contextmanager
+def _tensors_alone() -> Iterator[None]:
+    before = os.environ.get(_FORCE_TENSORS)
+    os.environ[_FORCE_TENSORS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE_TENSORS]
+        else:
+            os.environ[_FORCE_TENSORS] = before

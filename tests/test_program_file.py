@@ -1,0 +1,178 @@
+"""A stranger's model.pt2: what it would run when torch reads it, and that it is refused before."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_bundle import small_bundle
+
+from engines.torch.program_file import ForeignCodeError, load_program
+
+Records = dict[str, bytes]
+MODEL = "archive/models/model.json"
+CONSTANTS = "archive/data/constants/model_constants_config.json"
+WEIGHTS = "archive/data/weights/model_weights_config.json"
+MARK = "ran"
+PLAIN_TORCH = """
+import sys, torch
+torch.export.load(sys.argv[1]).module()(torch.zeros(eval(sys.argv[2])))
+"""
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (MARK,)
+
+
+def _change(records: Records, name: str, change: Callable[[Any], None]) -> None:
+    content = json.loads(records[name])
+    change(content)
+    records[name] = json.dumps(content).encode()
+
+
+def _graph(program: Any) -> Any:
+    return program["graph_module"]["graph"]
+
+
+def _saved(value: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def pickled_weight(records: Records) -> None:
+    _change(records, WEIGHTS, lambda config: next(iter(config["config"].values())).update(use_pickle=True))
+    records["archive/data/weights/weight_0"] = _saved(Payload())
+
+
+def pickled_inputs(records: Records) -> None:
+    records["archive/data/sample_inputs/model.pt"] = _saved(Payload())
+
+
+def opaque_constant(records: Records) -> None:
+    entry = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    _change(records, CONSTANTS, lambda config: config["config"].update(x=entry))
+    records["archive/data/constants/opaque_obj_0"] = pickle.dumps(Payload())
+
+
+def any_function(records: Records) -> None:
+    text = {"name": "", "arg": {"as_string": MARK}, "kind": 1}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target="torch.os.mkdir", inputs=[text]))
+
+
+def guard(records: Records) -> None:
+    _change(records, MODEL, lambda program: program.update(guards_code=[f"__import__('os').mkdir('{MARK}') is None"]))
+
+
+def expression(records: Records) -> None:
+    size = {"as_expr": {"expr_str": f"__import__('os').mkdir('{MARK}') or 1", "hint": {"as_int": 1}}}
+
+    def change(program: Any) -> None:
+        next(iter(_graph(program)["tensor_values"].values()))["sizes"][0] = size
+
+    _change(records, MODEL, change)
+
+
+def name_of_an_input(records: Records) -> None:
+    name = f"x=__import__('os').mkdir('{MARK}')"
+    text = records[MODEL].decode().replace('"clip"', json.dumps(name))
+    records[MODEL] = text.encode()
+
+
+def file_of_an_operator(records: Records) -> None:
+    text = {"name": "filename", "arg": {"as_string": MARK}, "kind": 1}
+    is_shared = {"name": "shared", "arg": {"as_bool": True}, "kind": 1}
+    size = {"name": "size", "arg": {"as_int": 4}, "kind": 1}
+    changed = {"target": "torch.ops.aten.from_file.default", "inputs": [text, is_shared, size]}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(changed))
+
+
+def compiled_library(records: Records) -> None:
+    records["archive/data/aotinductor/model/model.so"] = b"\x7fELF"
+
+
+def container_of_any_type(records: Records) -> None:
+    text = records[MODEL].decode().replace("builtins.dict", "collections.defaultdict")
+    records[MODEL] = text.encode()
+
+
+def attribute_of_an_operator(records: Records) -> None:
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target="torch.ops.aten.add.overloads"))
+
+
+ATTACKS = [pickled_weight, pickled_inputs, opaque_constant, expression, name_of_an_input, file_of_an_operator]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory)
+
+
+def written(source: Path, path: Path, attack: Callable[[Records], None]) -> Path:
+    """Copy a program with an attack in it."""
+    with zipfile.ZipFile(source) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    attack(records)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_program_that_runs_code_in_plain_torch_is_refused(bundle, tmp_path, monkeypatch, attack):
+    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", attack)
+    command = [sys.executable, "-c", PLAIN_TORCH, str(path), str((1, *bundle.clip_tchw))]
+    subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
+    mark = tmp_path / MARK
+    assert mark.exists(), "the attack is none: this test would prove nothing"
+    mark.rename(tmp_path / "before")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ForeignCodeError, pickle.UnpicklingError)):
+        load_program(torch, path).module(check_guards=False)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (opaque_constant, "it holds 'data/constants/opaque_obj_0', which is no part of a network's program"),
+        (compiled_library, "it holds 'data/aotinductor/model/model.so', which is no part"),
+        (any_function, "it calls 'torch.os.mkdir', which is no operator on tensors"),
+        (file_of_an_operator, "it calls 'torch.ops.aten.from_file.default', which is no operator"),
+        (attribute_of_an_operator, "it calls 'torch.ops.aten.add.overloads', which is no operator"),
+        (guard, "which torch would run as code"),
+        (expression, "which torch would run as code"),
+        (name_of_an_input, "it names something \"x=__import__('os').mkdir('ran')\""),
+        (container_of_any_type, "its inputs or outputs are of type 'collections.defaultdict'"),
+    ],
+)
+@pytest.mark.parametrize("may_hold_engines", [False, True])
+def test_refusal_says_what_the_program_holds(bundle, tmp_path, attack, said, may_hold_engines):
+    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", attack)
+    with pytest.raises(ForeignCodeError) as caught:
+        load_program(torch, path, may_hold_engines=may_hold_engines)
+    assert said in str(caught.value)
+
+
+def test_tensors_are_unpickled_and_torchs_switch_is_as_before(bundle, tmp_path, monkeypatch):
+    def change(records: Records) -> None:
+        records["archive/data/sample_inputs/model.pt"] = _saved(((torch.zeros(1, *bundle.clip_tchw),), {}))
+
+    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", change)
+    for before in (None, "0"):
+        if before is not None:
+            monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
+        assert load_program(torch, path).example_inputs[0][0].shape == (1, *bundle.clip_tchw)
+        assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before
