@@ -25,14 +25,14 @@ from edge.curve import check_form, is_ipv6, secure_client
 from edge.errors import ConfigError, SourceError, WireError
 from edge.messages import AnyMessage, Arrival, PredictionMessage, StatusMessage, read_message
 from edge.prediction import State
-from edge.wire import VERSION, boot_id, decode
+from edge.wire import MAX_PART_BYTES, VERSION, boot_id, decode
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 KINDS = ("prediction", "status", "frame")
 
 _LAST_STATES = (State.NO_SIGNAL, State.FAULT)
 _MAX_WAITING = 10_000  # messages: several minutes of predictions; what comes beyond them is lost and counted
-_MAX_WAITING_FRAMES = 100  # a JPEG is some 50 KB
+_MAX_WAITING_FRAMES = 1000  # of some 50 KB; where so many wait as the daemon leaves, ZeroMQ drops what lies behind them
 
 
 class Subscriber:
@@ -173,6 +173,7 @@ class Subscriber:
     def _connect(self, kinds: Sequence[str], curve: Path | None) -> None:
         if curve is not None:
             secure_client(self._socket, curve)
+        self._socket.maxmsgsize = MAX_PART_BYTES
         self._socket.rcvhwm = _MAX_WAITING_FRAMES if "frame" in kinds else _MAX_WAITING
         # a daemon that vanished with its machine leaves a connection that looks open: ask it every two seconds
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 2000, 6000

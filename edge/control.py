@@ -9,6 +9,7 @@ Works with REQ and DEALER. See docs/control.md.
 import contextlib
 import logging
 import os
+import reprlib
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ import zmq
 from edge.curve import check_address, secure_server
 from edge.errors import EdgeError
 from edge.publish import bind
-from edge.wire import VERSION, Header
+from edge.wire import VERSION, Header, unpack
 
 _log = logging.getLogger(__name__)
 
@@ -107,18 +108,18 @@ class ControlServer:
     def _command(self, name: Any) -> Command:
         command = self._commands.get(name) if isinstance(name, str) else None
         if command is None:
-            raise EdgeError(f"command is {name!r:.40}; allowed are {', '.join(self._commands)}")
+            raise EdgeError(f"command is {reprlib.repr(name)}; allowed are {', '.join(self._commands)}")
         return command
 
 
 def _read(packed: bytes) -> Header:
     try:
-        request = msgpack.unpackb(packed)
+        request = unpack(packed)
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
         raise EdgeError(f"the request is not readable ({type(exc).__name__}); send one msgpack map") from exc
     if not isinstance(request, dict):
         raise EdgeError(f"the request is a {type(request).__name__}; send one msgpack map")
     version = request.get("v")
     if version != VERSION:
-        raise EdgeError(f"the request has version {version!r:.40}; this daemon knows {VERSION}")
+        raise EdgeError(f"the request has version {reprlib.repr(version)}; this daemon knows {VERSION}")
     return request

@@ -10,7 +10,10 @@ import zmq
 from edge.connection import Connection
 from edge.curve import check_form, is_ipv6, secure_client
 from edge.errors import ConfigError, EdgeError, SourceError
-from edge.wire import VERSION, Header
+from edge.wire import VERSION, Header, unpack
+
+_MAX_REPLY_BYTES = 2**27
+"""An exam with its keyframes' pictures."""
 
 
 class ControlClient:
@@ -37,6 +40,7 @@ class ControlClient:
             if curve is not None:
                 secure_client(self._socket, curve)
             # an answer that came too late is left out, and a request that nobody took is given up
+            self._socket.maxmsgsize = _MAX_REPLY_BYTES
             self._socket.req_relaxed = self._socket.req_correlate = True
             self._socket.ipv6 = is_ipv6(address)
             self._socket.connect(address)
@@ -61,7 +65,7 @@ class ControlClient:
             why = self._connection.refusal or "is edge-infer running there, with --control?"
             raise SourceError(f"{self.address} does not answer within {self._timeout_s:g} s; {why}")
         try:
-            reply = msgpack.unpackb(self._socket.recv())
+            reply = unpack(self._socket.recv(), _MAX_REPLY_BYTES)
             is_ok = reply["ok"]
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
             raise EdgeError(f"{self.address} gave an answer that is not readable; is it a control socket?") from exc

@@ -16,7 +16,7 @@ from edge.errors import EngineError
 from edge.health.heartbeat import Heart
 from edge.health.meters import Meters
 from edge.health.stream_state import StreamState
-from edge.prediction import Latency, Prediction, State
+from edge.prediction import MAX_PROBABILITY, Latency, Prediction, State
 from edge.sources.base import Rect
 from edge.window import Window
 from engines import Engine, EngineOutput
@@ -234,9 +234,9 @@ class InferenceLoop:
         frame, window, t_start_ns, wait = submitted
         output = wait()
         infer_ms = (time.monotonic_ns() - t_start_ns) / 1e6
-        if not (np.isfinite(output.probabilities).all() and np.isfinite(output.heatmap).all()):
+        if (trouble := _nonsense_in(output)) is not None:
             raise EngineError(
-                f"engine {self._engine.spec.name} gave a number that is not finite for frames {window.first_index} to "
+                f"engine {self._engine.spec.name} gave {trouble} for frames {window.first_index} to "
                 f"{window.last_index}; the model or its precision is at fault: run it with another backend"
             )
         self._meters.count("inferred")
@@ -257,3 +257,12 @@ class InferenceLoop:
                 infer=infer_ms,
             ),
         )
+
+
+def _nonsense_in(output: EngineOutput) -> str | None:
+    """Return what no network's result can hold."""
+    if not (np.isfinite(output.probabilities).all() and np.isfinite(output.heatmap).all()):
+        return "a number that is not finite"
+    if output.probabilities.min() < 0 or output.probabilities.max() > MAX_PROBABILITY:
+        return f"a probability that is none ({output.probabilities.tolist()})"
+    return None

@@ -1,6 +1,10 @@
-"""What a reader of the wire gets: predictions, status and frames, checked once when they come."""
+"""What a reader of the wire gets: predictions, status and frames, checked once when they come.
+
+A publisher may be anybody's. Numbers that no stream of images has are refused here, before anything is drawn of them.
+"""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import WireError
-from edge.prediction import State
+from edge.prediction import MAX_PROBABILITY, State
 from edge.sources.base import Rect
 from edge.wire import Header, Message
+
+MAX_IMAGE_PX, _MAX_SIDE_PX = 2**26, 65_535
+"""Of an image: no source gives a larger one, and no JPEG is longer."""
+_MAX_CELLS = 512
+"""Of a heatmap, a side."""
+_MAX_TEXT = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,6 +121,16 @@ class FrameMessage:
         roi = self.header.get("roi_px")
         return None if roi is None else _rect(roi)
 
+    @property
+    def t_capture_ns(self) -> int:
+        """On the monotonic clock of the daemon's host."""
+        return int(self.header["t_capture_ns"])
+
+    @property
+    def t_wall_ns(self) -> int:
+        """When it was captured, as people tell the time."""
+        return int(self.header["t_wall_ns"])
+
 
 AnyMessage = PredictionMessage | StatusMessage | FrameMessage
 
@@ -133,16 +153,17 @@ def read_message(message: Message, arrival: Arrival) -> AnyMessage:
 def _read_prediction(message: Message, arrival: Arrival) -> PredictionMessage:
     header = message.header
     heatmap = message.heatmap()
-    classes, probabilities = _texts(header["classes"]), tuple(float(value) for value in header["probabilities"])
+    classes, probabilities = _texts(header["classes"]), tuple(_probability(value) for value in header["probabilities"])
     if not probabilities or len(classes) != len(probabilities):
         raise ValueError(f"{len(probabilities)} probabilities for {len(classes)} classes")
     _text(header["host"])
+    _check_tables(header, "engine", "exam")
     return PredictionMessage(
         stream=_text(header["stream"]),
         seq=_count(header["seq"]),
         classes=classes,
         probabilities=probabilities,
-        threshold=float(header["threshold"]),
+        threshold=_probability(header["threshold"]),
         positive=bool(header["positive"]),
         first_index=_count(header["window"]["first_index"]),
         last_index=_count(header["window"]["last_index"]),
@@ -158,19 +179,24 @@ def _read_prediction(message: Message, arrival: Arrival) -> PredictionMessage:
 
 
 def _read_place(about: Any, num_frames: int) -> HeatmapPlace:
-    place = HeatmapPlace(_rect(about["roi_px"]), _count(about["keyframe"]), float(about["peak"]))
-    if about["dtype"] != "float16" or len(about["shape"]) != 3 or not place.keyframe < num_frames:
-        raise ValueError(f"heatmap {about['dtype']} {about['shape']} with keyframe {place.keyframe}")
+    place = HeatmapPlace(_rect(about["roi_px"]), _count(about["keyframe"]), _number(about["peak"]))
+    shape = about["shape"]
+    if about["dtype"] != "float16" or len(shape) != 3 or not place.keyframe < num_frames or max(shape) > _MAX_CELLS:
+        raise ValueError(f"heatmap {about['dtype']} {shape} with keyframe {place.keyframe}")
     return place
 
 
 def _read_status(message: Message, arrival: Arrival) -> StatusMessage:
     header = message.header
+    _check_tables(header, "engine", "exam", "recording")
+    for key in ("source", "exam_trouble"):
+        _text(header.get(key) or "")
+    _number(header.get("fps") or 0)
     return StatusMessage(
         stream=_text(header["stream"]),
         state=State(header["state"]),
-        reason=header.get("reason") or "",
-        counters={key: _count(value) for key, value in header["counters"].items()},
+        reason=_text(header.get("reason") or ""),
+        counters={_text(key): _count(value) for key, value in header["counters"].items()},
         latency_ms=_numbers(header.get("latency_ms") or {}),
         header=header,
         arrival=arrival,
@@ -181,6 +207,9 @@ def _read_frame(message: Message, arrival: Arrival) -> FrameMessage:
     header = message.header
     if header["encoding"] != "jpeg":
         raise ValueError(f"encoding {header['encoding']!r}; this reader knows jpeg")
+    _count(header["t_capture_ns"])
+    _count(header["t_wall_ns"])
+    _check_tables(header, "exam")
     frame = FrameMessage(_text(header["stream"]), _count(header["index"]), message.buffers[0], header, arrival)
     _ = frame.roi_px
     return frame
@@ -195,7 +224,9 @@ _READERS: dict[str, Callable[[Message, Arrival], AnyMessage]] = {
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r:.80} is no text")
+    if len(value) > _MAX_TEXT:
+        raise ValueError(f"a text of {len(value)} characters")
     return value
 
 
@@ -205,16 +236,41 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no whole number from 0")
+        raise ValueError(f"{value!r:.80} is no whole number from 0")
     return value
 
 
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.80} is no number")
+    return float(value)
+
+
 def _numbers(values: Any) -> dict[str, float]:
-    return {_text(key): float(value) for key, value in values.items() if value is not None}
+    return {_text(key): _number(value) for key, value in values.items() if value is not None}
+
+
+def _probability(value: Any) -> float:
+    if not 0 <= _number(value) <= MAX_PROBABILITY:
+        raise ValueError(f"{value!r} is no probability")
+    return float(value)
 
 
 def _rect(values: Any) -> Rect:
     x, y, width, height = (_count(value) for value in values)
+    _check_size(x + width, y + height)
     if not width or not height:
         raise ValueError(f"{values!r} is no rectangle")
     return x, y, width, height
+
+
+def _check_size(width: int, height: int) -> None:
+    if max(width, height) > _MAX_SIDE_PX or width * height > MAX_IMAGE_PX:
+        raise ValueError(f"an image of {width} x {height} pixels")
+
+
+def _check_tables(header: Header, *keys: str) -> None:
+    """Refuse what is there and no map; what a map holds is its readers' affair."""
+    for key in keys:
+        if not isinstance(header.get(key) or {}, dict):
+            raise TypeError(f"{key} is no map")

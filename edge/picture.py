@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edge import __version__
 from edge.commandline import NOTICE
 from edge.evidence import Evidence
-from edge.messages import FrameMessage, PredictionMessage
+from edge.messages import MAX_IMAGE_PX, FrameMessage, PredictionMessage
 from edge.sources.base import Rect
 
 _IMAGE_HEIGHT_PX = 640
@@ -33,8 +33,10 @@ def draw(
 ) -> Image.Image:
     """Draw the picture of one prediction."""
     image, rect = _base_image(evidence, frame)
-    scale = min(_IMAGE_HEIGHT_PX / image.shape[0], _MAX_IMAGE_WIDTH_PX / image.shape[1])
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
+    height, width = image.shape[:2]
+    scale = min(_IMAGE_HEIGHT_PX / height, _MAX_IMAGE_WIDTH_PX / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
     if evidence is not None:
         image = overlay(image, evidence.map_hw, _scaled(rect, scale))
     title, below = _title(prediction), _notes(prediction, evidence, frame, source)
@@ -50,9 +52,11 @@ def overlay(image: RgbImage, map_hw: npt.NDArray[np.float32], rect: Rect) -> Rgb
         rect: Where the heatmap belongs, in the image's pixels; may reach beyond the image.
 
     Returns:
-        A new image; unchanged where the heatmap is 0, or outside `rect`.
+        A new image; unchanged where the heatmap is 0, outside `rect`, or where that is out of all proportion.
     """
     x, y, width, height = rect
+    if width * height > MAX_IMAGE_PX:
+        return image.copy()
     heat = np.clip(cv2.resize(map_hw, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
     left, top = max(0, x), max(0, y)
     right, bottom = min(image.shape[1], x + width), min(image.shape[0], y + height)
@@ -69,24 +73,27 @@ def overlay(image: RgbImage, map_hw: npt.NDArray[np.float32], rect: Rect) -> Rgb
     return result
 
 
+def decode_picture(frame: FrameMessage) -> RgbImage | None:
+    """Return the image, (H, W, 3) RGB uint8; None where it is damaged or larger than any source's."""
+    try:
+        with Image.open(io.BytesIO(frame.jpeg), formats=["JPEG"]) as picture:
+            is_sound = picture.width * picture.height <= MAX_IMAGE_PX
+            return np.asarray(picture.convert("RGB")) if is_sound else None
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def _base_image(evidence: Evidence | None, frame: FrameMessage | None) -> tuple[RgbImage, Rect]:
     """Return the image to draw on, RGB, and where in it the heatmap belongs."""
-    decoded = _decode(frame) if frame is not None else None
+    decoded = decode_picture(frame) if frame is not None else None
     if decoded is not None and frame is not None and frame.roi_px is not None:
         x, y, width, height = evidence.roi_px if evidence else frame.roi_px
         # the daemon may send a JPEG smaller than the part of the source that it shows
         shrink = decoded.shape[1] / frame.roi_px[2]
         return decoded, _scaled((x - frame.roi_px[0], y - frame.roi_px[1], width, height), shrink)
-    _, _, width, height = evidence.roi_px if evidence else (0, 0, 1, 1)
+    roi = evidence.roi_px if evidence else (0, 0, 1, 1)
+    _, _, width, height = _scaled(roi, min(1.0, _MAX_IMAGE_WIDTH_PX / max(roi[2:])))
     return np.zeros((height, width, 3), np.uint8), (0, 0, width, height)
-
-
-def _decode(frame: FrameMessage) -> RgbImage | None:
-    try:
-        with Image.open(io.BytesIO(frame.jpeg), formats=["JPEG"]) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError):
-        return None
 
 
 def _scaled(rect: Rect, scale: float) -> Rect:

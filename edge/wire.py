@@ -5,6 +5,8 @@ JPEG of the ROI.
 """
 
 import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,12 @@ from edge.terms import ExamMark, Terms
 from engines import Bundle, EngineSpec
 
 VERSION = 1
+MAX_PART_BYTES = 2**25
+"""Of one part of a message: several times what the largest picture takes."""
+
+_MAX_DEPTH = 16
+_MAX_TEXT_BYTES, _MAX_BYTES, _MAX_ELEMENTS = 2**16, 2**20, 2**12
+"""Of what a header holds."""
 
 Header = dict[str, Any]
 Parts = list[bytes]
@@ -127,7 +135,7 @@ class Message:
         if self.kind != "prediction" or about is None:
             return None
         try:
-            num_frames, height, width = about["shape"]
+            num_frames, height, width = (int(side) for side in about["shape"])
             buffer = self.buffers[0]
             if len(buffer) != 2 * num_frames * height * width:
                 raise ValueError(f"{len(buffer)} bytes for {about['shape']}")
@@ -144,10 +152,60 @@ def decode(parts: Sequence[bytes]) -> Message:
     """
     try:
         kind = bytes(parts[0]).decode().split(".", 1)[0]
-        header = msgpack.unpackb(parts[1])
+        header = unpack(parts[1])
         version = header["v"]
     except (IndexError, KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
         raise WireError(f"not a message of this wire format ({type(exc).__name__}: {exc})") from exc
     if not isinstance(version, int) or version > VERSION:
         raise WireError(f"the message has wire version {version!r}; this reader knows up to {VERSION}; update it")
     return Message(kind, header, tuple(parts[2:]))
+
+
+def unpack(packed: bytes, max_bytes: int = _MAX_BYTES) -> Any:
+    """Read somebody else's msgpack, of bounded length and depth.
+
+    Args:
+        packed: One value.
+        max_bytes: The longest byte string in it.
+
+    Raises:
+        ValueError, TypeError, msgpack.UnpackException: It is damaged, or beyond the bounds.
+    """
+    value = msgpack.unpackb(
+        packed,
+        max_str_len=_MAX_TEXT_BYTES,
+        max_bin_len=max_bytes,
+        max_ext_len=max_bytes,
+        max_array_len=_MAX_ELEMENTS,
+        max_map_len=_MAX_ELEMENTS,
+    )
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        inner = [each for each in level if isinstance(each, dict | list)]
+        if not inner:
+            return value
+        level = [each for values in inner for each in (values.values() if isinstance(values, dict) else values)]
+    raise ValueError(f"more than {_MAX_DEPTH} levels")  # those who walk through it would run out of stack
+
+
+def strict_json(value: Any) -> str:
+    """Return a header, or what holds parts of one, as one line of JSON that every reader takes.
+
+    Numbers that are not finite become null, bytes their hexadecimal digits: keys of later versions may hold them.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str | int | None) else str(value)

@@ -65,6 +65,7 @@ class SmallKeeper:
         image = np.full((ROI[3], ROI[2]), index % 256, np.uint8)
         jpeg = bytes(cv2.imencode(".jpg", image)[1].data)
         header = {"v": 1, "stream": "main", "index": index, "encoding": "jpeg", "roi_px": list(ROI)}
+        header |= {"t_capture_ns": index * 40_000_000, "t_wall_ns": index * 40_000_000}
         self.keeper.tap(wire.encode("frame", header, jpeg))
         return jpeg
 

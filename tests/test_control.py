@@ -91,6 +91,8 @@ BAD = {
     "no version": msgpack.packb({"command": "exam"}),
     "later version": msgpack.packb({"v": 2, "command": "exam"}),
     "deep": b"\x91" * 5000,
+    "deep version": b"\x81\xa1v" + b"\x91" * 900 + b"\xc0",
+    "deep command": b"\x82\xa1v\x01\xa7command" + b"\x91" * 900 + b"\xc0",
     "huge claim": b"\xdd\xff\xff\xff\xff",
     "not UTF-8": b"\x81\xa1v\xa1\xff",
     "keyframes of another type": _request(command="exam", keyframes="yes"),

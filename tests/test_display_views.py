@@ -24,6 +24,7 @@ def _frame(index: int, t_ms: float = 0.0) -> FrameMessage:
     buffer = io.BytesIO()
     Image.new("L", (8, 8), index % 256).save(buffer, "jpeg")
     header = {"v": 1, "stream": "main", "index": index, "encoding": "jpeg", "roi_px": [0, 0, 8, 8]}
+    header |= {"t_capture_ns": round(t_ms * MS), "t_wall_ns": 0}
     return _received("frame", header, buffer.getvalue(), t_ms)
 
 

@@ -382,10 +382,16 @@ def test_loop_ends_after_exactly_max_windows(start: Start, max_windows: int, is_
     assert running.meters.counters["inferred"] == max_windows
 
 
-@pytest.mark.parametrize("name", ["probabilities", "heatmap"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_loop_engine_output_that_is_not_finite_is_an_engine_error(
-    start: Start, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        *((name, value, "not finite") for name in ("probabilities", "heatmap") for value in (np.nan, np.inf, -np.inf)),
+        ("probabilities", -0.25, "a probability that is none ([0.25, -0.25])"),
+        ("probabilities", 1.25, "a probability that is none ([0.25, 1.25])"),
+    ],
+)
+def test_loop_engine_output_that_is_nonsense_is_an_engine_error(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str, value: float, said: str
 ) -> None:
     running = start(is_lossless=True)
     infer = running.engine.infer
@@ -399,7 +405,7 @@ def test_loop_engine_output_that_is_not_finite_is_an_engine_error(
     running.feed.put(NUM_FRAMES)
     running.join()
     (error,) = running.errors
-    assert "not finite for frames 0 to 3" in str(error)
+    assert f"{said} for frames 0 to 3" in str(error)
     assert running.predictions == []
 
 

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +11,11 @@ from edge.display.keyframes import Keyframe, Keyframes
 from edge.display.views import Pairing, View
 from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMessage
 from edge.prediction import State
+from edge.wire import strict_json
 
 HISTORY_S = 60.0
+_MAX_STREAMS = 64
+"""Of one daemon, which has one: whoever names more fills the page and the memory."""
 _CURRENT_NS = 1_500_000_000
 """A daemon that lives says its status every second."""
 
@@ -63,6 +65,8 @@ class Hub:
     def message(self, address: str, message: AnyMessage) -> None:
         """Take a message in."""
         stream = self._stream(address, message.stream)
+        if stream is None:
+            return
         stream.t_message_ns = message.arrival.t_received_ns
         self._follow_exam(stream, message)
         if isinstance(message, FrameMessage):
@@ -113,6 +117,8 @@ class Hub:
         if not keyframes:
             return
         stream = self._stream(address, keyframes[0].view.frame.stream)
+        if stream is None:
+            return
         if stream.exam_id != exam_id or not stream.keyframes.kept:
             stream.exam_id = exam_id
             stream.keyframes.restore(keyframes)
@@ -132,9 +138,12 @@ class Hub:
         kept = (keyframe for stream in self.streams.values() for keyframe in stream.keyframes.kept)
         return next((keyframe for keyframe in kept if keyframe.id == keyframe_id), None)
 
-    def _stream(self, address: str, name: str) -> Stream:
+    def _stream(self, address: str, name: str) -> Stream | None:
+        """Return what is known of a stream, new where it is; None where its daemon has named too many."""
         stream_id = f"{address} {name}"
         if stream_id not in self.streams:
+            if sum(stream.address == address for stream in self.streams.values()) >= _MAX_STREAMS:
+                return None
             self.streams[stream_id] = Stream(stream_id, address, name)
             self.tick()
         return self.streams[stream_id]
@@ -173,7 +182,7 @@ def encode(facts: Facts, *blobs: bytes) -> bytes:
 
     Times `t_*_ms` are on the server's monotonic clock; `t_wall_ms` is for people.
     """
-    text = json.dumps({**facts, "blobs": [len(blob) for blob in blobs]}).encode()
+    text = strict_json({**facts, "blobs": [len(blob) for blob in blobs]}).encode()
     return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import signal
 import sys
@@ -11,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -23,6 +22,7 @@ from edge.messages import AnyMessage, FrameMessage, PredictionMessage
 from edge.watch.snapshot import Snapshot
 from edge.watch.state import WatchState, describe
 from edge.watch.view import render
+from edge.wire import strict_json
 
 if TYPE_CHECKING:
     from edge.watch.overlay import OverlayVideo  # loads a video library that the terminal view does without
@@ -216,27 +216,7 @@ def to_json(message: AnyMessage, has_heatmap: bool) -> str:
     header = message.header
     if has_heatmap and isinstance(message, PredictionMessage) and message.heatmap is not None:
         header = {**header, "heatmap": {**header["heatmap"], "values": message.heatmap.tolist()}}
-    try:
-        return json.dumps(header, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(_plain(header), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can say: no number that is not finite, no bytes (keys of later versions may hold them)."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return (
-        value.hex()
-        if isinstance(value, bytes)
-        else value
-        if isinstance(value, str | int | float | None)
-        else str(value)
-    )
+    return strict_json(header)
 
 
 def _print_lines(batches: Iterator[list[AnyMessage]], state: WatchState) -> None:

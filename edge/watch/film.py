@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,10 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from edge.display.views import Pairing, View
 from edge.errors import ConfigError
 from edge.messages import FrameMessage, PredictionMessage
-from edge.picture import RgbImage, overlay
+from edge.picture import RgbImage, decode_picture, overlay
 
 _TIME_BASE_HZ = 1000
 _MIN_WIDTH_PX, _STRIP_PX = 480, 84
+_MAX_SIDE_PX = 16_000
+"""H.264 has no larger pictures, and no source an image of one row."""
 _INK, _FAINT, _WARNING, _BACK = (238, 242, 246), (163, 174, 187), (255, 194, 77), (16, 20, 26)
 _NOTICE = "Research use only, not for diagnosis"
 
@@ -79,20 +80,20 @@ class Film:
         for view in views:
             image = self._draw(view)
             if image is not None:
-                self._write(image, int(view.frame.header["t_capture_ns"]))
+                self._write(image, view.frame.t_capture_ns)
 
     def _draw(self, view: View) -> RgbImage | None:
-        try:
-            with Image.open(io.BytesIO(view.frame.jpeg), formats=["JPEG"]) as picture:
-                image = np.asarray(picture.convert("RGB"))
-        except (OSError, ValueError):
+        image = decode_picture(view.frame)
+        if image is None:
             return None
         roi = view.frame.roi_px
         if view.heat is not None and roi is not None:
             x, y, width, height = view.heat.roi_px
             image = overlay(image, (view.heat.map_hw / 255).astype(np.float32), (x - roi[0], y - roi[1], width, height))
         scale = max(1.0, _MIN_WIDTH_PX / image.shape[1])
-        size = [2 * round(side * scale / 2) for side in (image.shape[1], image.shape[0])]
+        size = [max(2, 2 * round(side * scale / 2)) for side in (image.shape[1], image.shape[0])]
+        if max(size) > _MAX_SIDE_PX:
+            return None
         enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
         return np.concatenate([enlarged, self._strip(enlarged.shape[1], view)])
 
@@ -105,7 +106,7 @@ class Film:
             side = "at or above" if prediction.positive else "below"
             big = f"{prediction.classes[-1]} {prediction.probability:.1%}, {side} {prediction.threshold:.1%}"
         state = self._states.pop(view.frame.index, self._state)
-        wall = datetime.datetime.fromtimestamp(view.frame.header["t_wall_ns"] / 1e9).astimezone()
+        wall = datetime.datetime.fromtimestamp(view.frame.t_wall_ns / 1e9).astimezone()
         small = f"{state}   frame {view.frame.index}   {wall:%Y-%m-%d %H:%M:%S}.{wall.microsecond // 1000:03d}"
         pen.text((10, 4), big, _INK, ImageFont.load_default(24))
         pen.text((10, 36), small, _FAINT, ImageFont.load_default(15))

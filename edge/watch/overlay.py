@@ -54,9 +54,9 @@ class OverlayVideo:
             OSError: The disk refuses.
         """
         self._backlog.close()
-        if (number := self._backlog.num_pictures) > _MANY_PICTURES and not self._drawn.done():
-            log_line(f"drawing {number} pictures that came before the end; Ctrl-C leaves them out")
         try:
+            if (number := self._backlog.num_pictures) > _MANY_PICTURES and not self._drawn.done():
+                log_line(f"drawing {number} pictures that came before the end; Ctrl-C leaves them out")
             concurrent.futures.wait([self._drawn])
         except KeyboardInterrupt:
             self._backlog.leave_out_all()
