@@ -105,6 +105,11 @@ def _flush_or_drop(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM end a command as Ctrl-C does: with nothing left half done, and no child."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def ignore_signals() -> None:
     """Ignore what ends a command, as the last thing it does: all is done, and its exit code is to tell so."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -27,3 +27,15 @@ class ParityError(EngineError):
 
 class BackendError(EngineError, ImportError):
     """The backend is unknown, or its library is not installed on this machine."""
+
+
+def first_line(exc: Exception) -> str:
+    """Return what a library's error says in its first line, or its name: torch adds pages of its own insides."""
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__
+
+
+def last_line(exc: Exception) -> str:
+    """Return what a library's error says in its last line, or its name: OpenVINO and ONNX Runtime begin with where."""
+    lines = str(exc).strip().splitlines()
+    return lines[-1].strip() if lines else type(exc).__name__

@@ -6,7 +6,7 @@ from typing import Any
 
 from engines.bundle import Bundle
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
-from engines.errors import BackendError, EngineError
+from engines.errors import BackendError, EngineError, last_line
 from engines.parity import cure
 
 DEFAULT_DEVICE = "CPU"
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine(HostEngine):
             self._input_name = session.get_inputs()[0].name
         except Exception as exc:  # its errors have no common class but this
             remedy = cure(bundle, file) if provider == _CPU else _REMEDY
-            raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_last_line(exc)}; {remedy}") from exc
+            raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {last_line(exc)}; {remedy}") from exc
         # a provider whose libraries are missing is left out without an error
         if provider not in session.get_providers():
             raise BackendError(f"ONNX Runtime's {provider} does not start here; {_REMEDY}")
@@ -92,7 +92,7 @@ class OnnxRuntimeEngine(HostEngine):
         try:
             outputs = self._session.run(OUTPUT_NAMES, {self._input_name: self._ring.window(start_slot)})
         except Exception as exc:  # its errors have no common class but this
-            raise EngineError(f"ONNX Runtime failed to run {self.spec.name}: {_last_line(exc)}") from exc
+            raise EngineError(f"ONNX Runtime failed to run {self.spec.name}: {last_line(exc)}") from exc
         probabilities, heatmap = outputs
         return EngineOutput(probabilities[0], heatmap[0])
 
@@ -128,8 +128,3 @@ def _import_onnxruntime() -> Any:
     except ImportError as exc:
         raise BackendError(f"backend onnxruntime: {exc}; install it with `pip install onnxruntime`") from exc
     return onnxruntime
-
-
-def _last_line(exc: Exception) -> str:
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exc).__name__

@@ -3,17 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edge.commandline import Parser, ignore_signals, log_lines, print_line, run_command
+from edge.commandline import Parser, ignore_signals, interrupt_on_sigterm, log_lines, print_line, run_command
 from edge.errors import ConfigError, EngineError
 from engines import Bundle, load_bundle
 from engines.build import BUILDERS, BuildOptions, build_engine
@@ -35,14 +32,10 @@ _BESIDE = {"rank": (), "check": ("backend", "device")}
 def main() -> int:
     """Run the command."""
     log_lines()
-    signal.signal(signal.SIGTERM, _interrupt)  # so that nothing half built is left in the bundle
+    interrupt_on_sigterm()
     exit_code = run_command(_run)
     ignore_signals()
     return exit_code
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _run() -> int:

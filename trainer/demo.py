@@ -6,11 +6,8 @@ this time.
 """
 
 import argparse
-import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edge.phantom.node import CLASSES
+from engines import host
 from trainer.demo_data import FRAME_INTERVAL_MS, SPEC, Sweep, render_sweeps
 from trainer.demo_evaluate import best_threshold, evaluate, summarise
 from trainer.export import export_bundle
@@ -180,19 +178,12 @@ def training_summary(held_out: dict[str, Any], validation: dict[str, Any], wall_
             **held_out,
         },
         "wall_time_s": round(wall_s),
-        "hardware": f"{_cpu_name()}, {os.cpu_count()} cores; torch {torch.__version__}",
+        "hardware": f"{host.processor_name()}, {host.num_cores()} cores; torch {torch.__version__}",
     }
 
 
 def _span(seeds: range) -> str:
     return f"{seeds.start} to {seeds.stop - 1}"
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def main() -> None:

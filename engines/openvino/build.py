@@ -6,7 +6,7 @@ from typing import Any
 
 from engines.build import SPARE, BuildOptions, Built, Progress
 from engines.bundle import Bundle
-from engines.errors import EngineError
+from engines.errors import EngineError, last_line
 from engines.openvino.engine import (
     DEFAULT_DEVICE,
     KIND,
@@ -14,7 +14,6 @@ from engines.openvino.engine import (
     device_of,
     hardware,
     import_openvino,
-    last_line,
     latency_properties,
     shared_core,
 )

@@ -12,7 +12,7 @@ import numpy as np
 from engines import host
 from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
-from engines.errors import BackendError, BundleError, EngineError
+from engines.errors import BackendError, BundleError, EngineError, last_line
 from engines.openvino.stem import fold_constants, split
 from engines.parity import cure
 from engines.ring import Float32Array, MirroredRing
@@ -310,9 +310,3 @@ def hardware(device: str) -> dict[str, Any]:
     if device == DEFAULT_DEVICE or not _is_there(shared_core(), device):
         return host.describe()
     return {**host.describe(), "device": str(shared_core().get_property(device, "FULL_DEVICE_NAME"))}
-
-
-def last_line(exc: Exception) -> str:
-    """Return the line of OpenVINO's message that says what is wrong."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exc).__name__

@@ -10,7 +10,7 @@ from typing import Any
 from engines import host
 from engines.bundle import Bundle
 from engines.engine import Engine, EngineOptions, EngineOutput, EngineSpec, HostEngine
-from engines.errors import BackendError, EngineError
+from engines.errors import BackendError, EngineError, first_line
 from engines.torch.program_file import load_program
 
 COMPILED_KIND = "torch-tensorrt"
@@ -101,9 +101,3 @@ def _import_torch() -> Any:
     except ImportError as exc:
         raise BackendError(f"backend torch: {exc}; install it with `pip install torch==2.13.0`") from exc
     return torch
-
-
-def first_line(exc: Exception) -> str:
-    """Return what an error says in its first line, or its name: torch adds pages of its own insides."""
-    lines = str(exc).strip().splitlines()
-    return lines[0] if lines else type(exc).__name__

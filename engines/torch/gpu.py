@@ -11,9 +11,9 @@ from engines import cuda
 from engines.bundle import Bundle, BundleFile
 from engines.cuda_engine import CudaEngine
 from engines.engine import EngineOptions, EngineSpec
-from engines.errors import BackendError, BundleError, EngineError
+from engines.errors import BackendError, BundleError, EngineError, first_line
 from engines.tensorrt.plan_check import PlanHost, require_fit
-from engines.torch.engine import COMPILED_KIND, first_line
+from engines.torch.engine import COMPILED_KIND
 from engines.torch.program_file import load_program
 
 PRECISIONS = ("fp16", "bf16")

@@ -5,15 +5,12 @@ import contextlib
 import dataclasses
 import json
 import math
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 
-from edge.commandline import Parser, print_line, run_command
+from edge.commandline import Parser, interrupt_on_sigterm, print_line, run_command
 from edge.config import DEMO_BUNDLE
 from edge.errors import ConfigError, EngineError
 from edge.tuning import parse_tuning
@@ -31,12 +28,8 @@ from tools.measures import describe_hardware
 
 def main() -> int:
     """Run the command."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that the children are ended too
+    interrupt_on_sigterm()
     return run_command(_run)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _run() -> int:

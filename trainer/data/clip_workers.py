@@ -41,11 +41,6 @@ class SharedFlag:
         return bool(self._value.value)
 
 
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def decode_all(get: Get, videos: Sequence[Video], num_workers: int) -> dict[str, str]:
     """Decode the videos, with progress; Ctrl-C ends the workers soon.
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from edge.errors import SourceError
 from engines import PreprocessSpec
+from engines.host import num_cores
 from trainer.data.clip_entry import FORMAT, TEMPORARY, ClipCacheError, VideoFrames, open_entry, write_entry
-from trainer.data.clip_workers import decode_all, num_cores
+from trainer.data.clip_workers import decode_all
 from trainer.data.content import content_sha256, software
 from trainer.data.decode import ClipSpec, StopFlag, decode
 from trainer.data.video import Video

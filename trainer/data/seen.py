@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from edge.errors import SourceError
-from trainer.data.clip_workers import num_cores
+from engines.host import num_cores
 from trainer.data.video import Video
 
 NUM_DIGITS = 16

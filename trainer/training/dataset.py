@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.data.clip_workers import num_cores
+from engines.host import num_cores
 from trainer.data.clips import VideoFrames
 from trainer.data.video import Video
 from trainer.training.augment import Augment, draw_frames

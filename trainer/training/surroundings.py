@@ -1,13 +1,12 @@
 """On what a network was trained: software versions and hardware, for the record."""
 
 import importlib.metadata
-import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from engines import host
 from trainer.training.recipe import Recipe
 
 PACKAGES = ("edge-ultrasound", "torch", "lightning", "monai", "numpy", "av", "opencv-python-headless")
@@ -22,8 +21,8 @@ def hardware(num_devices: int, num_nodes: int, precision: str) -> dict[str, Any]
     """Return what computes."""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "cpu": _cpu_name(),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "cpu": host.processor_name(),
+        "num_cores": host.num_cores(),
         **gpu,
         "num_devices": num_devices,
         "num_nodes": num_nodes,
@@ -35,10 +34,3 @@ def default_precision(recipe: Recipe) -> str:
     """Return bfloat16 where the recipe wants it and the GPU has it, else float32, as Lightning names them."""
     has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16-mixed" if recipe.mixed_precision and has_bfloat16 else "32-true"
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
