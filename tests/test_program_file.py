@@ -23,8 +23,12 @@ CONSTANTS = "archive/data/constants/model_constants_config.json"
 WEIGHTS = "archive/data/weights/model_weights_config.json"
 MARK = "ran"
 PLAIN_TORCH = """
-import sys, torch
-torch.export.load(sys.argv[1]).module()(torch.zeros(eval(sys.argv[2])))
+import contextlib, os, sys, torch
+clip = torch.zeros(eval(sys.argv[1]))
+for folder in sys.argv[2:]:
+    os.chdir(folder)
+    with contextlib.suppress(Exception):
+        torch.export.load("model.pt2").module()(clip)
 """
 
 
@@ -84,6 +88,12 @@ def expression(records: Records) -> None:
     _change(records, MODEL, change)
 
 
+def expression_of_a_tensor_named_metadata(records: Records) -> None:
+    expression(records)
+    first = next(iter(_graph(json.loads(records[MODEL]))["tensor_values"]))
+    records[MODEL] = records[MODEL].replace(json.dumps(first).encode(), b'"metadata"')
+
+
 def name_of_an_input(records: Records) -> None:
     name = f"x=__import__('os').mkdir('{MARK}')"
     text = records[MODEL].decode().replace('"clip"', json.dumps(name))
@@ -111,7 +121,15 @@ def attribute_of_an_operator(records: Records) -> None:
     _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target="torch.ops.aten.add.overloads"))
 
 
-ATTACKS = [pickled_weight, pickled_inputs, opaque_constant, expression, name_of_an_input, file_of_an_operator]
+ATTACKS = [
+    pickled_weight,
+    pickled_inputs,
+    opaque_constant,
+    expression,
+    expression_of_a_tensor_named_metadata,
+    name_of_an_input,
+    file_of_an_operator,
+]
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +148,26 @@ def written(source: Path, path: Path, attack: Callable[[Records], None]) -> Path
     return path
 
 
+@pytest.fixture(scope="module")
+def attacked(bundle, tmp_path_factory):
+    """Return a folder for each attack, in which plain torch has read its program."""
+    folders = {attack: tmp_path_factory.mktemp(attack.__name__) for attack in ATTACKS}
+    for attack, folder in folders.items():
+        written(bundle.path / "model.pt2", folder / "model.pt2", attack)
+    command = [sys.executable, "-c", PLAIN_TORCH, str((1, *bundle.clip_tchw)), *map(str, folders.values())]
+    subprocess.run(command, check=True, capture_output=True)
+    return folders
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_program_that_runs_code_in_plain_torch_is_refused(bundle, tmp_path, monkeypatch, attack):
-    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", attack)
-    command = [sys.executable, "-c", PLAIN_TORCH, str(path), str((1, *bundle.clip_tchw))]
-    subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
-    mark = tmp_path / MARK
-    assert mark.exists(), "the attack is none: this test would prove nothing"
-    mark.rename(tmp_path / "before")
-    monkeypatch.chdir(tmp_path)
+def test_program_that_runs_code_in_plain_torch_is_refused(attacked, monkeypatch, attack):
+    folder = attacked[attack]
+    assert (folder / MARK).exists(), "the attack is none: this test would prove nothing"
+    (folder / MARK).rename(folder / "before")
+    monkeypatch.chdir(folder)
     with pytest.raises((ForeignCodeError, pickle.UnpicklingError)):
-        load_program(torch, path).module(check_guards=False)
-    assert not mark.exists()
+        load_program(torch, folder / "model.pt2").module(check_guards=False)
+    assert not (folder / MARK).exists()
 
 
 @pytest.mark.parametrize(
@@ -154,6 +180,7 @@ def test_program_that_runs_code_in_plain_torch_is_refused(bundle, tmp_path, monk
         (attribute_of_an_operator, "it calls 'torch.ops.aten.add.overloads', which is no operator"),
         (guard, "which torch would run as code"),
         (expression, "which torch would run as code"),
+        (expression_of_a_tensor_named_metadata, "which torch would run as code"),
         (name_of_an_input, "it names something \"x=__import__('os').mkdir('ran')\""),
         (container_of_any_type, "its inputs or outputs are of type 'collections.defaultdict'"),
     ],
@@ -176,3 +203,17 @@ def test_tensors_are_unpickled_and_torchs_switch_is_as_before(bundle, tmp_path, 
             monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
         assert load_program(torch, path).example_inputs[0][0].shape == (1, *bundle.clip_tchw)
         assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before
+
+
+def test_file_that_torch_would_read_in_its_older_form_is_refused(bundle, tmp_path):
+    def attack(records: Records) -> None:
+        records["version"] = b"8.20"
+
+    content = written(bundle.path / "model.pt2", tmp_path / "model.pt2", lambda _: None).read_bytes()
+    path = written(bundle.path / "model.pt2", tmp_path / "old.pt2", attack)
+    with pytest.raises((ForeignCodeError, RuntimeError)):
+        load_program(torch, path)
+    # a second directory behind the first: torch's own reader and Python's need not find the same
+    path.write_bytes(content + path.read_bytes())
+    with pytest.raises((ForeignCodeError, RuntimeError)):
+        load_program(torch, path)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def load_program(torch: Any, path: Path, *, may_hold_engines: bool = False) -> A
     content = io.BytesIO(path.read_bytes())  # what is checked is what is read
     records = PT2ArchiveReader(content)
     _check_records(records.get_file_names(), may_hold_engines=may_hold_engines)
+    # what its own reader fails on, torch takes for a file of an older form and reads again, with Python's
+    names = [name.partition("/")[2] for name in zipfile.ZipFile(content).namelist()]
+    _check_records(names, may_hold_engines=may_hold_engines)
     _check_program(torch, json.loads(records.read_bytes("models/model.json")), may_hold_engines=may_hold_engines)
     content.seek(0)
     with _tensors_alone():
@@ -79,12 +83,13 @@ def _check_program(torch: Any, program: Any, *, may_hold_engines: bool) -> None:
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value in a program that is no list or table, with the key that it or its list stands under; and keys.
 
-    Metadata is left out: torch makes no code of it, and it holds lines of the source.
+    A node's metadata is left out: torch makes no code of it, and it holds lines of the source.
     """
     if isinstance(value, dict):
+        is_node = isinstance(value.get("target"), str)  # and no table of tensors one of which is named metadata
         for name, part in value.items():
             yield "", name
-            if name != "metadata":
+            if not (name == "metadata" and is_node and all(isinstance(text, str) for text in part.values())):
                 yield from _leaves(part, name)
     elif isinstance(value, list):
         for part in value:
