@@ -126,11 +126,12 @@ def coarse_and_fine_grains(folder: Path) -> Path:
 @pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "best"])
 def test_fit_learns_what_can_be_learned(tmp_path: Path, preset: str) -> None:
     manifest = coarse_and_fine_grains(tmp_path)
-    settings = ("epochs=10", "clips_per_video=1", "batch_size=4", "frame_interval_ms=40")
+    settings = ("epochs=14", "clips_per_video=1", "batch_size=4", "frame_interval_ms=40")
     run = fit(fit_options(manifest, tmp_path / "run", *settings, preset=preset, fold=1))
     with (run.path / "metrics.csv").open(encoding="utf-8") as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
-    assert losses[-1] < 0.6 * losses[0]
+    # an epoch is three batches: of one alone the loss depends on the processor's rounding
+    assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert run.validation["auc"] == 1.0
     assert run.validation["accuracy"] == 1.0
 
