@@ -131,9 +131,18 @@ def _accelerated_onnxruntime(bundle: Bundle) -> Iterator[_Candidate]:
 
 
 def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
-    """Yield what was built and measured faster than FP32 on this machine, the fastest first; then FP32."""
+    """Yield what was built and measured faster than FP32 on this machine, the fastest first; then FP32.
+
+    Before them, as out of the question, what is faster on this processor, and the bundle has not.
+    """
     trouble = backend_module("openvino").probe()
     built = [file for file in bundle.files if file.kind == "openvino" and file.precision != "fp32"]
+    for precision in () if trouble else host.fast_precisions():
+        if any(file.precision == precision for file in built):
+            break
+        command = f"edge-build {bundle.path} --backend openvino --precision {precision}"
+        reason = f"it is not built, and this processor is made for it; `{command}` builds and measures it"
+        yield _Candidate("openvino", None, precision, reason)
     for file in sorted(built, key=_gain, reverse=True):
         device = None if device_of(file) == DEFAULT_DEVICE else device_of(file)
         yield _Candidate("openvino", device, file.precision, trouble or _not_measured_faster(file))

@@ -11,6 +11,11 @@ from typing import Any
 
 _ARITHMETIC = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "asimddp", "bf16", "i8mm")
 """Processor flags that decide how fast a precision is; a virtual machine's processor has a name that tells little."""
+_FAST = {
+    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+}
+"""Precision to the processor flags of which one makes it faster than FP32; the fastest first."""
 
 _NO_DEVICE = 100
 """CUDA_ERROR_NO_DEVICE: a driver without a GPU, or one that CUDA_VISIBLE_DEVICES hides."""
@@ -43,6 +48,12 @@ def gpu_names() -> list[str]:
     """Return the models of the NVIDIA GPUs, by the driver's own files; none where it has no such files."""
     told = [file for folder in sorted(_GPUS.glob("*")) if (file := _text(folder / "information"))]
     return [name for text in told if (name := _value(text, ("Model",)))]
+
+
+def fast_precisions() -> tuple[str, ...]:
+    """Return the precisions for which the processor has instructions that make them faster than FP32, best first."""
+    flags = _arithmetic()
+    return tuple(name for name, marks in _FAST.items() if any(flag in marks for flag in flags))
 
 
 def library_versions() -> dict[str, str]:

@@ -213,6 +213,54 @@ def test_auto_with_a_precision_takes_no_other(built: Bundle, told: list[str]) ->
     assert "auto: passed over openvino int8: fp32 is asked for" in told
 
 
+@pytest.mark.parametrize(
+    ("built_precision", "flags", "missing"),
+    [
+        (None, ("avx2",), []),
+        (None, ("avx512_bf16", "avx512_vnni"), ["int8", "bf16"]),
+        (None, ("avx_vnni",), ["int8"]),
+        ("bf16", ("avx512_bf16", "avx512_vnni"), ["int8"]),
+        ("int8", ("avx512_bf16", "avx512_vnni"), []),
+    ],
+)
+def test_auto_says_what_is_faster_on_this_processor_and_the_bundle_has_not(
+    folder: Path,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    built_precision: str | None,
+    flags: tuple[str, ...],
+    missing: list[str],
+) -> None:
+    monkeypatch.setattr(host, "_arithmetic", lambda: flags)
+    bundle = load_bundle(folder)
+    if built_precision is not None:
+        file = dataclasses.replace(bundle.file("onnx", "fp32"), kind="openvino", precision=built_precision)
+        bundle = dataclasses.replace(bundle, files=(*bundle.files, file))
+    _chosen(bundle)
+    lines = [line for line in told if "is not built" in line]
+    assert lines == [
+        f"auto: passed over openvino {precision}: it is not built, and this processor is made for it; "
+        f"`edge-build {folder} --backend openvino --precision {precision}` builds and measures it"
+        for precision in missing
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [
+        (("avx2", "avx512f"), ()),
+        (("avx2", "avx_vnni"), ("int8",)),
+        (("amx_bf16", "amx_int8"), ("int8", "bf16")),
+        (("asimddp", "bf16"), ("int8", "bf16")),
+    ],
+)
+def test_fast_precisions_are_those_the_processor_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], fast: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(host, "_arithmetic", lambda: flags)
+    assert host.fast_precisions() == fast
+
+
 def test_auto_without_openvino_takes_onnxruntime(
     folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

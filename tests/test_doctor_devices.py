@@ -193,7 +193,7 @@ def test_doctor_memory_is_that_of_this_machine() -> None:
 def test_doctor_processor_tells_the_precisions_that_it_has_instructions_for(
     monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], wide: str, precisions: list[str]
 ) -> None:
-    monkeypatch.setattr(machine.host, "describe", lambda: {"arithmetic": flags})
+    monkeypatch.setattr(machine.host, "_arithmetic", lambda: flags)
     monkeypatch.setattr(machine.host, "processor_name", lambda: "Some processor")
     monkeypatch.setattr(machine.host, "num_cores", lambda: 2)
     finding = one_finding(machine.check_processor())

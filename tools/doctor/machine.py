@@ -21,11 +21,6 @@ _ENOUGH_CORES = 2
 
 _WIDE = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2"}
 """Start of a processor flag to the name of what it says, the widest first."""
-_FAST: dict[str, tuple[str, ...]] = {
-    "BF16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "INT8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
-}
-"""Precision to the processor flags of which one makes it faster than FP32."""
 
 
 def check_system() -> Iterator[Finding]:
@@ -50,7 +45,7 @@ def check_processor() -> Iterator[Finding]:
     """Tell the cores that may be used, and which precisions the processor has instructions for."""
     flags, num_cores = host.describe()["arithmetic"], host.num_cores()
     wide = next((name for mark, name in _WIDE.items() if any(flag.startswith(mark) for flag in flags)), "")
-    precisions = ["FP32", *(name for name, marks in _FAST.items() if any(flag in marks for flag in flags))]
+    precisions = ["FP32", *(name.upper() for name in reversed(host.fast_precisions()))]
     told = ", ".join(filter(None, (host.processor_name(), f"{num_cores} cores", wide)))
     told += f"; made for {', '.join(precisions)}"
     told += "" if "INT8" in precisions else " (INT8 may gain little: edge-build measures it)"
