@@ -140,7 +140,7 @@ def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
     for precision in () if trouble else host.fast_precisions():
         if any(file.precision == precision for file in built):
             break
-        command = f"edge-build {bundle.path} --backend openvino --precision {precision}"
+        command = bundle.build_command("--backend", "openvino", "--precision", precision)
         reason = f"it is not built, and this processor is made for it; `{command}` builds and measures it"
         yield _Candidate("openvino", None, precision, reason)
     for file in sorted(built, key=_gain, reverse=True):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import stat
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -81,6 +82,10 @@ class Bundle:
     def clip_tchw(self) -> tuple[int, int, int, int]:
         """Shape of a clip."""
         return (self.num_frames, self.preprocess.channels, *self.preprocess.crop_hw)
+
+    def build_command(self, *options: str) -> str:
+        """Return the command line that builds or checks engines of this bundle, for those who read a message."""
+        return shlex.join(("edge-build", str(self.path), *options))
 
     def file(self, kind: str, precision: str | None = None) -> BundleFile:
         """Return the listed file of this kind.

@@ -163,7 +163,8 @@ def check_half(bundle: Bundle) -> Difference:
         if is_finite
         else "overflows in FP16 on the reference clips"
     )
-    raise EngineError(f"{path} {found}; write it anew: edge-build {bundle.path} --backend onnx --precision fp16")
+    command = bundle.build_command("--backend", "onnx", "--precision", "fp16")
+    raise EngineError(f"{path} {found}; write it anew: {command}")
 
 
 class _Kept:

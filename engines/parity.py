@@ -168,8 +168,8 @@ def rebuild_command(bundle: Bundle, file: BundleFile) -> str:
     """Return the words that tell how to compile a file anew on this machine."""
     build = file.build or {}
     # what a kind of file is built by has the kind's name
-    command = f"edge-build {bundle.path} --backend {build.get('builder', file.kind)} --precision {file.precision}"
+    options = ["--backend", str(build.get("builder", file.kind)), "--precision", str(file.precision)]
     device = build.get("device")
     if device not in (None, "CPU", "cuda:0"):  # what builders take by themselves
-        command += f" --device {device}"
-    return f"build it again on this machine: {command}"
+        options += ["--device", str(device)]
+    return f"build it again on this machine: {bundle.build_command(*options)}"

@@ -64,21 +64,21 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
     found = [ranking for ranking in of_here if ranking["circumstances"] == here]
     if not of_here:
         _log.info(
-            "auto: the order that %s keeps was measured on other machines; measure on this one: edge-build %s --rank",
+            "auto: the order that %s keeps was measured on other machines; measure on this one: %s",
             bundle.path,
-            bundle.path,
+            bundle.build_command("--rank"),
         )
     if of_here and not found:
         _log.warning(
-            "auto: the order measured on this machine no longer holds (%s); measure anew: edge-build %s --rank",
+            "auto: the order measured on this machine no longer holds (%s); measure anew: %s",
             "; ".join(_changes(_nearest(of_here, here)["circumstances"], here)),
-            bundle.path,
+            bundle.build_command("--rank"),
         )
     try:
         return tuple(_parse(entry) for ranking in found for entry in ranking["engines"])
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise BundleError(
-            f"{bundle.path}: the manifest's ranking is damaged ({exc}); rank anew: edge-build {bundle.path} --rank"
+            f"{bundle.path}: the manifest's ranking is damaged ({exc}); rank anew: {bundle.build_command('--rank')}"
         ) from exc
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -327,3 +328,10 @@ def test_bundle_reference_that_promises_more_than_memory_is_refused(folder: Path
     _write_first_member(folder / "reference.npz", (1 << 60,), num_blocks=0)
     _list_true_hash(folder, "reference.npz")
     assert "is not a reference file" in _refusal(load_bundle(folder).reference)
+
+
+def test_bundle_command_in_a_message_can_be_pasted_into_a_shell(folder: Path, tmp_path: Path) -> None:
+    moved = load_bundle(folder.rename(tmp_path / "Dr. O'Neill's model"))
+    words = shlex.split(moved.build_command("--backend", "openvino", "--precision", "int8"))
+    assert words == ["edge-build", str(moved.path), "--backend", "openvino", "--precision", "int8"]
+    assert load_bundle(words[1]) == moved

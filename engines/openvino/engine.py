@@ -70,7 +70,7 @@ def file_for(bundle: Bundle, precision: str, device: str | None = None) -> Bundl
         return bundle.file("onnx", "fp32")
     raise BundleError(
         f"bundle {bundle.path} has nothing built for openvino {precision}; build it: "
-        f"edge-build {bundle.path} --backend openvino --precision {precision}"
+        f"{bundle.build_command('--backend', 'openvino', '--precision', precision)}"
     )
 
 
