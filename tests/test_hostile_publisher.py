@@ -310,6 +310,21 @@ def test_display_goes_on_after_nonsense_and_shows_no_endless_list_of_streams(pub
     assert streams[0]["name"] == "main"
 
 
+def test_display_tells_of_a_newer_daemon_and_reads_on_when_an_older_one_is_back(publisher: SmallPublisher) -> None:
+    async def watch(server: Any) -> str:
+        async with browsing(server) as browser:
+            publisher.send_status(v=2)
+            tick, _ = await browser.until(lambda facts: facts["kind"] == "tick" and facts["streams"][0]["refusal"])
+            publisher.send_prediction(0.5, seq=999)
+            await browser.until(lambda facts: facts["kind"] == "prediction" and facts["seq"] == 999)
+            await browser.until(lambda facts: facts["kind"] == "tick" and facts["streams"][0]["is_connected"])
+            return str(tick["streams"][0]["refusal"])
+
+    with serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        assert "wire version 2" in asyncio.run(asyncio.wait_for(watch(server), DEADLINE_S))
+
+
 def test_heatmap_far_larger_than_its_picture_leaves_it_as_it_is() -> None:
     from edge.picture import overlay
 
