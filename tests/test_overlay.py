@@ -79,6 +79,15 @@ def _colour(picture: np.ndarray) -> np.ndarray:
     return np.ptp(picture[:-STRIP_PX].astype(int), axis=2)
 
 
+def test_overlay_keeps_nothing_of_pictures_that_cannot_be_drawn(tmp_path: Path) -> None:
+    film = Film(tmp_path / "a.mp4")
+    for index in range(300):
+        header = {"roi_px": [0, 0, 64, 64], "t_capture_ns": index * FRAME_NS, "t_wall_ns": 10**18}
+        film.add(FrameMessage("main", index, b"no JPEG", header, Arrival(0, "", math.inf)), "LIVE")
+    assert not film.close()
+    assert film._states == {}
+
+
 @pytest.mark.parametrize("hours", [-100, 40, 5_000_000])
 def test_overlay_goes_on_behind_a_pause_that_no_file_holds_and_on_another_hosts_clock(
     tmp_path: Path, hours: int

@@ -85,6 +85,7 @@ class Film:
                 self._write(image, view.frame.t_capture_ns)
 
     def _draw(self, view: View) -> RgbImage | None:
+        state = self._states.pop(view.frame.index, self._state)
         image = decode_picture(view.frame)
         if image is None:
             return None
@@ -97,9 +98,9 @@ class Film:
         if max(size) > _MAX_SIDE_PX:
             return None
         enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
-        return np.concatenate([enlarged, self._strip(enlarged.shape[1], view)])
+        return np.concatenate([enlarged, self._strip(enlarged.shape[1], view, state)])
 
-    def _strip(self, width: int, view: View) -> RgbImage:
+    def _strip(self, width: int, view: View, state: str) -> RgbImage:
         strip = Image.new("RGB", (width, _STRIP_PX), _BACK)
         pen = ImageDraw.Draw(strip)
         prediction = self._prediction if view.heat is not None else None
@@ -107,7 +108,6 @@ class Film:
         if prediction is not None:
             side = "at or above" if prediction.positive else "below"
             big = f"{prediction.classes[-1]} {prediction.probability:.1%}, {side} {prediction.threshold:.1%}"
-        state = self._states.pop(view.frame.index, self._state)
         wall = datetime.datetime.fromtimestamp(view.frame.t_wall_ns / 1e9).astimezone()
         small = f"{state}   frame {view.frame.index}   {wall:%Y-%m-%d %H:%M:%S}.{wall.microsecond // 1000:03d}"
         pen.text((10, 4), big, _INK, ImageFont.load_default(24))
