@@ -15,13 +15,12 @@ import numpy.typing as npt
 from edge.errors import WireError
 from edge.prediction import MAX_PROBABILITY, State
 from edge.sources.base import Rect
-from edge.wire import Header, Message
+from edge.wire import MAX_TEXT, Header, Message
 
 MAX_IMAGE_PX, _MAX_SIDE_PX = 2**26, 65_535
 """Of an image: no source gives a larger one, and no JPEG is longer."""
 _MAX_CELLS = 512
-"""Of a heatmap, a side."""
-_MAX_TEXT = 4096
+"""Of a frame's heatmap, a side; of frames there are as many as a clip has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,18 +170,19 @@ def _read_prediction(message: Message, arrival: Arrival) -> PredictionMessage:
         t_wall_ns=_count(header["t_wall_ns"]),
         latency_ms=_numbers(header["latency_ms"]),
         heatmap=heatmap,
-        place=None if heatmap is None else _read_place(header["heatmap"], len(heatmap)),
+        place=None if heatmap is None else _read_place(header["heatmap"], heatmap.shape),
         sent_state=State(header["state"]),
         header=header,
         arrival=arrival,
     )
 
 
-def _read_place(about: Any, num_frames: int) -> HeatmapPlace:
+def _read_place(about: Any, shape_thw: tuple[int, ...]) -> HeatmapPlace:
     place = HeatmapPlace(_rect(about["roi_px"]), _count(about["keyframe"]), _number(about["peak"]))
-    shape = about["shape"]
-    if about["dtype"] != "float16" or len(shape) != 3 or not place.keyframe < num_frames or max(shape) > _MAX_CELLS:
-        raise ValueError(f"heatmap {about['dtype']} {shape} with keyframe {place.keyframe}")
+    num_frames, *sides = shape_thw
+    is_told = about["dtype"] == "float16" and about["shape"] == list(shape_thw)
+    if not is_told or not place.keyframe < num_frames or not 1 <= min(sides) <= max(sides) <= _MAX_CELLS:
+        raise ValueError(f"heatmap {about['dtype']} {about['shape']!r:.80} with keyframe {place.keyframe}")
     return place
 
 
@@ -225,7 +225,7 @@ _READERS: dict[str, Callable[[Message, Arrival], AnyMessage]] = {
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.80} is no text")
-    if len(value) > _MAX_TEXT:
+    if len(value) > MAX_TEXT:
         raise ValueError(f"a text of {len(value)} characters")
     return value
 
@@ -235,13 +235,13 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:  # numpy takes True for no place
         raise ValueError(f"{value!r:.80} is no whole number from 0")
     return value
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{value!r:.80} is no number")
     return float(value)
 

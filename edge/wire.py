@@ -23,6 +23,8 @@ from engines import Bundle, EngineSpec
 VERSION = 1
 MAX_PART_BYTES = 2**25
 """Of one part of a message: several times what the largest picture takes."""
+MAX_TEXT = 4096
+"""Characters of one text: readers leave out a message with a longer one."""
 
 _MAX_DEPTH = 16
 _MAX_TEXT_BYTES, _MAX_BYTES, _MAX_ELEMENTS = 2**16, 2**20, 2**12

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +141,26 @@ class HostEngine(Engine):
     def _require_full(self) -> None:
         if not self._ring.is_full:
             raise EngineError(f"a window needs {self._ring.num_frames} frames since the last reset; push more first")
+
+    def _output(self, probabilities: Any, heatmap: Any) -> EngineOutput:
+        """Return what a network made of the one window in its batch.
+
+        Args:
+            probabilities: (1, K) float32, if the network is what its bundle says.
+            heatmap: (1, T, h, w) float32, likewise.
+
+        Raises:
+            EngineError: One is no batch of one, or holds no numbers: a stranger's network may give anything.
+        """
+        for name, array in (("probabilities", probabilities), ("heatmap", heatmap)):
+            is_array = isinstance(array, np.ndarray)
+            if not is_array or array.shape[:1] != (1,) or array.dtype.kind != "f":
+                given = f"{array.dtype} {array.shape}" if is_array else type(array).__name__
+                raise EngineError(
+                    f"{self.spec.name} on {self.spec.backend} gave {given} as {name} of one window; "
+                    "export the bundle again"
+                )
+        return EngineOutput(probabilities[0], heatmap[0])
 
     @abc.abstractmethod
     def _run(self, start_slot: int) -> EngineOutput:

@@ -93,8 +93,7 @@ class OnnxRuntimeEngine(HostEngine):
             outputs = self._session.run(OUTPUT_NAMES, {self._input_name: self._ring.window(start_slot)})
         except Exception as exc:  # its errors have no common class but this
             raise EngineError(f"ONNX Runtime failed to run {self.spec.name}: {last_line(exc)}") from exc
-        probabilities, heatmap = outputs
-        return EngineOutput(probabilities[0], heatmap[0])
+        return self._output(*outputs)
 
     def close(self) -> None:
         self._session = None

@@ -1,6 +1,7 @@
 """A publisher that is broken or means harm: readers leave its nonsense out, and draw nothing of absurd size."""
 
 import asyncio
+import contextlib
 import copy
 import io
 import json
@@ -19,11 +20,15 @@ from PIL import Image
 from small_publisher import DEADLINE_MS, SmallPublisher
 
 from edge.client import KINDS, Subscriber
-from edge.messages import PredictionMessage
+from edge.errors import WireError
+from edge.health.meters import Meters
+from edge.health.status import StatusReport
+from edge.messages import Arrival, PredictionMessage, StatusMessage, read_message
 from edge.prediction import State
+from edge.terms import Terms
 from edge.watch.state import WatchState
 from edge.watch.view import render
-from edge.wire import MAX_PART_BYTES, encode
+from edge.wire import MAX_PART_BYTES, decode, encode
 
 DEADLINE_S = DEADLINE_MS / 1e3
 MAX_MB = 700
@@ -41,7 +46,8 @@ PREDICTIONS: list[dict[str, Any]] = [
     {"probabilities": [math.nan, math.nan]},
     {"probabilities": [0.0, 7e300]},
     {"probabilities": [1.5, -0.5]},
-    {"probabilities": [True, "0.5"]},
+    {"probabilities": [0.5, "0.5"]},
+    {"probabilities": [False, True]},
     {"threshold": math.inf},
     {"t_wall_ns": -1},
     {"classes": ["benign", "x" * 10_000]},
@@ -55,6 +61,8 @@ HEATMAPS: list[dict[str, Any]] = [
     {"roi_px": [0, 0, 10**9, 10**9]},
     {"roi_px": [2**31, 0, 10, 10]},
     {"roi_px": [0, 0, 1, 70_000]},
+    {"keyframe": True},
+    {"keyframe": False},
     {"peak": math.nan},
     {"peak": "4"},
     {"shape": [1, 1, 784]},
@@ -153,6 +161,37 @@ def test_subscriber_takes_what_is_just_within_the_limits(publisher: SmallPublish
         for _ in range(3):
             assert subscriber.receive(DEADLINE_S) is not None
         assert subscriber.num_malformed == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_taken"),
+    [
+        ([16, 0, 7], False),
+        ([16, 7, 0], False),
+        ([1, 513, 1], False),
+        ([1, 1, 513], False),
+        ([1, 512, 512], True),
+        ([1024, 1, 1], True),  # a bundle's longest clip
+    ],
+)
+def test_heatmap_has_cells_and_as_many_frames_as_any_clip(
+    publisher: SmallPublisher, shape: list[int], is_taken: bool
+) -> None:
+    header = publisher.prediction_header()
+    header["heatmap"] |= {"shape": shape, "keyframe": 0}
+    message = decode(encode("prediction", header, bytes(2 * math.prod(shape))))
+    arrival = Arrival(t_received_ns=0, host="", stale_after_ms=math.inf)
+    with contextlib.nullcontext() if is_taken else pytest.raises(WireError, match="prediction message is damaged"):
+        read_message(message, arrival)
+
+
+def test_last_word_of_a_daemon_reaches_its_readers_however_long_the_error_is() -> None:
+    report = StatusReport("main", "demo", Meters(), Terms(0.5), path=None)
+    message = decode(encode("status", report.header(State.FAULT, "no engine runs here; " * 1000)))
+    status = read_message(message, Arrival(t_received_ns=0, host="", stale_after_ms=math.inf))
+    assert isinstance(status, StatusMessage)
+    assert status.state is State.FAULT
+    assert status.reason.startswith("no engine runs here; no")
 
 
 def test_message_of_absurd_size_never_reaches_a_readers_memory(publisher: SmallPublisher) -> None:
@@ -269,6 +308,21 @@ def test_display_goes_on_after_nonsense_and_shows_no_endless_list_of_streams(pub
         assert server.process.poll() is None
     assert len(streams) == 64
     assert streams[0]["name"] == "main"
+
+
+def test_display_tells_of_a_newer_daemon_and_reads_on_when_an_older_one_is_back(publisher: SmallPublisher) -> None:
+    async def watch(server: Any) -> str:
+        async with browsing(server) as browser:
+            publisher.send_status(v=2)
+            tick, _ = await browser.until(lambda facts: facts["kind"] == "tick" and facts["streams"][0]["refusal"])
+            publisher.send_prediction(0.5, seq=999)
+            await browser.until(lambda facts: facts["kind"] == "prediction" and facts["seq"] == 999)
+            await browser.until(lambda facts: facts["kind"] == "tick" and facts["streams"][0]["is_connected"])
+            return str(tick["streams"][0]["refusal"])
+
+    with serving("--connect", publisher.address) as server:
+        publisher.wait_for_subscriptions(3)
+        assert "wire version 2" in asyncio.run(asyncio.wait_for(watch(server), DEADLINE_S))
 
 
 def test_heatmap_far_larger_than_its_picture_leaves_it_as_it_is() -> None:

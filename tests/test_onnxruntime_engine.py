@@ -1,15 +1,20 @@
 """The ONNX Runtime engine with a network whose output tells which frames it saw, and in which order."""
 
+import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from engines import Bundle, Engine, PreprocessSpec, load_bundle, load_engine
+from engines.bundle import add_files, describe_file
 from engines.engine import EngineOptions
 from engines.errors import BackendError, BundleError, EngineError
 from engines.onnxruntime_engine import create
@@ -108,6 +113,41 @@ def test_engine_model_that_is_none_is_refused_by_file(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"ONNX Runtime cannot load .*odd/model\.onnx on CPU: ") as caught:
         create(bundle)
     assert "\n" not in str(caught.value)
+
+
+SCALAR = helper.make_node("ReduceMean", ["clip"], ["probabilities"], keepdims=0)
+TEXT = helper.make_tensor("text", TensorProto.STRING, [1, 2], [b"dark", b"bright"])
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("node", "kind", "shape", "said"),
+    [
+        (SCALAR, TensorProto.FLOAT, [], r"gave float32 \(\) as probabilities of one window"),
+        (
+            helper.make_node("Constant", [], ["probabilities"], value=TEXT),
+            TensorProto.STRING,
+            [1, 2],
+            r"gave .* \(1, 2\)",
+        ),
+    ],
+    ids=["scalar", "text"],
+)
+@pytest.mark.filterwarnings("ignore:Data of string type:RuntimeWarning")
+def test_network_that_gives_something_else_is_an_engine_error(
+    bundle: Bundle, tmp_path: Path, backend: str, node: onnx.NodeProto, kind: int, shape: list[int], said: str
+) -> None:
+    clip = helper.make_tensor_value_info("clip", TensorProto.FLOAT, [1, *bundle.clip_tchw])
+    heatmap = helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, [1, *bundle.clip_tchw])
+    outputs = [helper.make_tensor_value_info("probabilities", kind, shape), heatmap]
+    nodes = [node, helper.make_node("Identity", ["clip"], ["heatmap"])]
+    graph = helper.make_graph(nodes, "strange", [clip], outputs)
+    shutil.copytree(bundle.path, tmp_path / "strange")
+    path = tmp_path / "strange" / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    strange = add_files(dataclasses.replace(bundle, path=path.parent), describe_file(path, "onnx", "fp32"))
+    with pytest.raises(EngineError, match=f"on {backend} {said}"):
+        load_engine(strange, backend)
 
 
 def test_engine_with_too_few_frames_refuses_to_infer(engine: Engine) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import zmq
@@ -21,6 +22,7 @@ from small_publisher import DEADLINE_MS, ROI, SmallPublisher
 from edge.messages import Arrival, FrameMessage
 from edge.prediction import State
 from edge.watch.backlog import Backlog
+from edge.watch.film import Film
 
 DEADLINE_S = 60.0
 STRIP_PX = 84
@@ -75,6 +77,31 @@ def _read(path: Path) -> tuple[list[np.ndarray], list[float]]:
 def _colour(picture: np.ndarray) -> np.ndarray:
     """Return how colourful the image part is: the publisher's pictures are gray."""
     return np.ptp(picture[:-STRIP_PX].astype(int), axis=2)
+
+
+def test_overlay_keeps_nothing_of_pictures_that_cannot_be_drawn(tmp_path: Path) -> None:
+    film = Film(tmp_path / "a.mp4")
+    for index in range(300):
+        header = {"roi_px": [0, 0, 64, 64], "t_capture_ns": index * FRAME_NS, "t_wall_ns": 10**18}
+        film.add(FrameMessage("main", index, b"no JPEG", header, Arrival(0, "", math.inf)), "LIVE")
+    assert not film.close()
+    assert film._states == {}
+
+
+@pytest.mark.parametrize("hours", [-100, 40, 5_000_000])
+def test_overlay_goes_on_behind_a_pause_that_no_file_holds_and_on_another_hosts_clock(
+    tmp_path: Path, hours: int
+) -> None:
+    jpeg = bytes(cv2.imencode(".jpg", np.zeros((64, 64), np.uint8))[1].data)
+    film = Film(tmp_path / "a.mp4")
+    for index in range(8):
+        t_ns = 10**18 + index * FRAME_NS + (index >= 4) * hours * 3600 * 10**9
+        header = {"roi_px": [0, 0, 64, 64], "t_capture_ns": t_ns, "t_wall_ns": 10**18}
+        film.add(FrameMessage("main", index, jpeg, header, Arrival(0, "", math.inf)), "LIVE")
+    assert film.close()
+    pictures, times_s = _read(tmp_path / "a.mp4")
+    assert len(pictures) == 8
+    assert np.diff(times_s).round(3).tolist() == [0.04, 0.04, 0.04, 0.001, 0.04, 0.04, 0.04]
 
 
 def test_overlay_each_picture_has_its_own_heatmap_in_its_place(publisher: SmallPublisher, tmp_path: Path) -> None:

@@ -134,6 +134,30 @@ def test_program_that_would_run_code_is_refused_in_one_line(bundle, tmp_path):
         load_engine(strange, "torch")
 
 
+@pytest.mark.parametrize(
+    ("give", "said"),
+    [
+        (lambda p, h: (p, h, h), "torch failed to run small: too many values"),
+        (lambda p, h: p, "torch failed to run small: not enough values"),
+        (lambda p, h: (p, None), "torch failed to run small: 'NoneType'"),
+        (lambda p, h: (p, h.bfloat16()), "torch failed to run small: Got unsupported ScalarType BFloat16"),
+        (lambda p, h: (p.sum(), h), r"small on torch gave float32 \(\) as probabilities of one window"),
+        (lambda p, h: (p, h.repeat(2, 1, 1, 1)), r"gave float32 \(2, 8, 2, 2\) as heatmap of one window"),
+        (lambda p, h: (p.to(torch.complex64), h), r"gave complex64 \(1, 2\) as probabilities of one window"),
+    ],
+)
+def test_program_that_gives_something_else_is_refused_in_one_line(bundle, tmp_path, give, said):
+    class Strange(torch.nn.Module):
+        def forward(self, clip):
+            return give(clip.mean((2, 3, 4))[:, :2], clip[:, :, 0, :2, :2])
+
+    program = torch.export.export(Strange(), (torch.zeros(1, *bundle.clip_tchw),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    strange = with_program(bundle, tmp_path / "strange", (tmp_path / "model.pt2").read_bytes())
+    with pytest.raises(EngineError, match=said):
+        load_engine(strange, "torch")
+
+
 def test_bundle_without_a_program_is_refused(bundle):
     files = tuple(file for file in bundle.files if file.kind != "torch-export")
     with pytest.raises(BundleError, match="no fp32 torch-export file"):

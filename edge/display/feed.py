@@ -14,6 +14,8 @@ from edge.messages import AnyMessage
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
+_NEWER_PAUSE_S = 1.0
+"""After a message of a newer daemon: this server must be updated, or an older daemon comes back to the address."""
 
 OnMessage = Callable[[str, AnyMessage], None]
 OnConnection = Callable[[str, bool, str], None]
@@ -49,13 +51,19 @@ class Feed:
         self._thread.join()
 
     def _read(self) -> None:
+        is_newer = False
         with self._subscriber as subscriber:
             while not self._stop.is_set():
                 try:
                     message = subscriber.receive(_TICK_S)
                 except WireError as exc:
                     self._tell(is_up=False, reason=str(exc))
-                    return
+                    is_newer = True
+                    self._stop.wait(_NEWER_PAUSE_S)
+                    continue
+                is_newer = is_newer and message is None and subscriber.is_connected
+                if is_newer:
+                    continue
                 self._tell(is_up=subscriber.is_connected, reason=subscriber.refusal or "")
                 if message is not None:
                     self._call(self._on_message, self.address, message)

@@ -58,7 +58,7 @@ class StatusReport:
             "v": wire.VERSION,
             "stream": self._stream,
             "state": str(state),
-            "reason": reason,
+            "reason": reason[: wire.MAX_TEXT],  # an error's text may be of any length, and this may be the last word
             "counters": dict(self._meters.counters),
             "latency_ms": self._meters.latency_percentiles_ms(),
             "fps": self._meters.fps(),

@@ -162,8 +162,7 @@ class OpenVinoEngine(HostEngine):
         return self._output_of(request)
 
     def _output_of(self, request: Any) -> EngineOutput:
-        probabilities, heatmap = (request.get_tensor(port).data for port in self._outputs)
-        return EngineOutput(np.array(probabilities[0]), np.array(heatmap[0]))
+        return self._output(*(np.array(request.get_tensor(port).data) for port in self._outputs))
 
     def _failure(self, exc: RuntimeError) -> EngineError:
         return EngineError(f"OpenVINO failed to run {self.spec.name}: {last_line(exc)}")

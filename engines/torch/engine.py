@@ -85,10 +85,10 @@ class TorchEngine(HostEngine):
     def _run(self, start_slot: int) -> EngineOutput:
         try:
             with self._torch.inference_mode():
-                probabilities, heatmap = self._network(self._inputs[start_slot])
-        except RuntimeError as exc:
+                probabilities, heatmap = (output.numpy() for output in self._network(self._inputs[start_slot]))
+        except Exception as exc:  # torch's own have no common class, and a program may give anything
             raise EngineError(f"torch failed to run {self.spec.name}: {first_line(exc)}") from exc
-        return EngineOutput(probabilities[0].numpy(), heatmap[0].numpy())
+        return self._output(probabilities, heatmap)
 
     def close(self) -> None:
         self._network = None
