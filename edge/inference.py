@@ -16,10 +16,10 @@ from edge.errors import EngineError
 from edge.health.heartbeat import Heart
 from edge.health.meters import Meters
 from edge.health.stream_state import StreamState
-from edge.prediction import MAX_PROBABILITY, Latency, Prediction, State
+from edge.prediction import Latency, Prediction, State
 from edge.sources.base import Rect
 from edge.window import Window
-from engines import Engine, EngineOutput
+from engines import MAX_PROBABILITY, Engine, EngineOutput
 
 _LOSSLESS_DEPTH = 8
 
@@ -264,5 +264,5 @@ def _nonsense_in(output: EngineOutput) -> str | None:
     if not (np.isfinite(output.probabilities).all() and np.isfinite(output.heatmap).all()):
         return "a number that is not finite"
     if output.probabilities.min() < 0 or output.probabilities.max() > MAX_PROBABILITY:
-        return f"a probability that is none ({output.probabilities.tolist()})"
+        return f"probabilities beyond 0 to 1 ({output.probabilities.tolist()})"
     return None

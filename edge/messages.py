@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import WireError
-from edge.prediction import MAX_PROBABILITY, State
+from edge.prediction import State
 from edge.sources.base import Rect
 from edge.wire import MAX_TEXT, Header, Message
+from engines import MAX_PROBABILITY
 
 MAX_IMAGE_PX, _MAX_SIDE_PX = 2**26, 65_535
 """Of an image: no source gives a larger one, and no JPEG is longer."""

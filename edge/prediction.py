@@ -9,9 +9,6 @@ import numpy.typing as npt
 from edge.sources.base import Rect
 from edge.window import Window
 
-MAX_PROBABILITY = 1.001
-"""Softmax in 16 bits may round above 1."""
-
 
 class State(enum.StrEnum):
     """What the bedside may believe."""

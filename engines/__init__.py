@@ -5,6 +5,7 @@ import sys
 from engines.bundle import Bundle, PreprocessSpec, load_bundle
 from engines.engine import Engine, EngineOutput, EngineSpec
 from engines.load import BACKENDS, load_engine
+from engines.reference import MAX_PROBABILITY
 
 # OpenVINO and NNCF report to Google Analytics that they were imported, without asking, where this package of theirs can
 # be imported; it comes with OpenVINO. A machine beside a scanner calls nobody.
@@ -12,6 +13,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "BACKENDS",
+    "MAX_PROBABILITY",
     "Bundle",
     "Engine",
     "EngineOutput",

@@ -26,6 +26,8 @@ _TROUBLES = (
     zlib.error,
     lzma.LZMAError,
 )
+MAX_PROBABILITY = 1.001
+"""Softmax in 16 bits may round above 1."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -44,13 +46,15 @@ def read_reference(path: Path) -> Reference:
     """Read `reference.npz`; the shapes are not yet compared with the manifest's.
 
     Raises:
-        BundleError: It is damaged, holds other numbers than finite floats, or more than 1 GiB of them.
+        BundleError: It is damaged, holds no finite floats or no probabilities, or more than 1 GiB.
     """
     try:
         # opened here, because np.load leaves a damaged file open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             _require_bearable(arrays.zip)
-            return Reference(*(_as_float32(arrays[key]) for key in ("clips", "probabilities", "heatmaps")))
+            reference = Reference(*(_as_float32(arrays[key]) for key in ("clips", "probabilities", "heatmaps")))
+            _require_probabilities(reference.probabilities)
+            return reference
     except _TROUBLES as exc:
         raise BundleError(f"{path} is not a reference file ({exc}); export the bundle again") from exc
 
@@ -59,6 +63,11 @@ def _require_bearable(archive: zipfile.ZipFile) -> None:
     num_bytes = sum(member.file_size for member in archive.infolist())
     if num_bytes > _MAX_BYTES:
         raise ValueError(f"unpacked it has {num_bytes} bytes; {_MAX_BYTES} are allowed")
+
+
+def _require_probabilities(values: npt.NDArray[np.float32]) -> None:
+    if values.size and not 0 <= values.min() <= values.max() <= MAX_PROBABILITY:
+        raise ValueError(f"its probabilities are {values.min():.3g} to {values.max():.3g}: the network ends in none")
 
 
 def _as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

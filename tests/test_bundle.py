@@ -288,6 +288,19 @@ def test_bundle_reference_that_is_no_npz_is_refused(folder: Path) -> None:
         assert "is not a reference file" in _refusal(load_bundle(folder).reference)
 
 
+@pytest.mark.parametrize("value", [-0.5, 3.25])
+def test_bundle_reference_of_a_network_that_gives_no_probabilities_is_refused(folder: Path, value: float) -> None:
+    path = folder / "reference.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed["probabilities"][0, 0] = value
+    np.savez(path, **changed)
+    _list_true_hash(folder, path.name)
+    said = _refusal(load_bundle(folder).reference)
+    assert "its probabilities are" in said
+    assert f"{value:g}" in said
+
+
 def test_bundle_reference_without_an_array_is_refused(folder: Path) -> None:
     np.savez(folder / "reference.npz", clips=np.zeros((1, 4, 1, 16, 20), np.float32))
     _list_true_hash(folder, "reference.npz")

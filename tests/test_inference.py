@@ -386,8 +386,8 @@ def test_loop_ends_after_exactly_max_windows(start: Start, max_windows: int, is_
     ("name", "value", "said"),
     [
         *((name, value, "not finite") for name in ("probabilities", "heatmap") for value in (np.nan, np.inf, -np.inf)),
-        ("probabilities", -0.25, "a probability that is none ([0.25, -0.25])"),
-        ("probabilities", 1.25, "a probability that is none ([0.25, 1.25])"),
+        ("probabilities", -0.25, "probabilities beyond 0 to 1 ([0.25, -0.25])"),
+        ("probabilities", 1.25, "probabilities beyond 0 to 1 ([0.25, 1.25])"),
     ],
 )
 def test_loop_engine_output_that_is_nonsense_is_an_engine_error(

@@ -14,6 +14,8 @@ from edge.prediction import State
 from edge.wire import strict_json
 
 HISTORY_S = 60.0
+_MAX_HISTORY = 100_000
+"""Of a minute: more than any daemon publishes, also where its times lie in the future."""
 _MAX_STREAMS = 64
 """Of one daemon, which has one: whoever names more fills the page and the memory."""
 _CURRENT_NS = 1_500_000_000
@@ -31,7 +33,9 @@ class Stream:
     name: str
     pairing: Pairing = dataclasses.field(default_factory=Pairing)
     keyframes: Keyframes = dataclasses.field(default_factory=Keyframes)
-    history: collections.deque[tuple[int, float]] = dataclasses.field(default_factory=collections.deque)
+    history: collections.deque[tuple[int, float]] = dataclasses.field(
+        default_factory=lambda: collections.deque(maxlen=_MAX_HISTORY)
+    )
     """(monotonic ns of capture, as the page is told it, and probability), oldest first."""
     prediction: PredictionMessage | None = None
     status: StatusMessage | None = None
