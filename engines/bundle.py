@@ -1,11 +1,13 @@
 """The bundle: a folder that holds one trained model and everything needed to run and check it."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import math
 import os
+import shlex
 import stat
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -76,6 +78,11 @@ class Bundle:
     files: tuple[BundleFile, ...]
     rankings: tuple[Mapping[str, Any], ...] = ()
     """What was measured on each machine; see `engines.ranking`."""
+
+    @property
+    def shell_path(self) -> str:
+        """The folder as a shell takes it, for commands in messages."""
+        return shlex.quote(str(self.path))
 
     @property
     def clip_tchw(self) -> tuple[int, int, int, int]:
@@ -237,8 +244,13 @@ def _rewrite_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def _replace_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     temporary = folder / (MANIFEST_NAME + ".tmp")
-    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST_NAME)
+    try:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(folder / MANIFEST_NAME)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _file_entry(file: BundleFile) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from engines import host
 from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle, add_files, describe_file
-from engines.errors import BackendError, EngineError
+from engines.errors import BackendError, EngineError, last_line
 from engines.parity import TOLERANCES
 from engines.reference import Reference
 
@@ -97,8 +97,11 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     """Write `model.fp16.onnx` as `edge-build --backend onnx` asks for it.
 
     Raises:
-        As `write_half`.
+        BackendError: A device is asked for: the file is the same for all.
+        EngineError: As `write_half`.
     """
+    if options.device is not None and options.device.upper() != "CPU":  # on which it is proven
+        raise BackendError(f"onnx has one file for all devices; got --device {options.device}; leave it out")
     progress("choosing what stays FP32", 0.0)
     report = write_half(bundle, folder)
     return Built(
@@ -125,7 +128,7 @@ def write_half(bundle: Bundle, folder: Path) -> HalfReport:
     onnx, graphs = _import_graphs()
     path = bundle.path / bundle.file("onnx", "fp32").name
     reference = bundle.reference()
-    model = _named(onnx.load(path))
+    model = _named(_load(onnx, path, "export the bundle again"))
     kept = _Kept(model, graphs)
     largest = _largest_values(model, graphs, kept.float_tensors, reference.clips)
     kept.add("range", _beyond_range(model, largest, graphs.HALF_MAX / HEADROOM))
@@ -134,7 +137,7 @@ def write_half(bundle: Bundle, folder: Path) -> HalfReport:
         stored = graphs.emulated(half)
         difference = _difference(stored, reference)
         if difference.is_within(TARGET_SHARE):
-            _save(onnx, half, folder / HALF_NAME)
+            _save(onnx, half, folder, bundle)
             values = [float(value) for value in largest.values()]
             return HalfReport(kept.num_nodes, kept.by_reason, max(values), difference)
         kept.add("accuracy", _worst_nodes(model, stored, kept, reference.clips))
@@ -153,7 +156,8 @@ def check_half(bundle: Bundle) -> Difference:
     """
     onnx, graphs = _import_graphs()
     path = bundle.path / bundle.file("onnx", "fp16").name
-    difference = _difference(graphs.emulated(onnx.load(path)), bundle.reference())
+    rewrite = f"write it anew: edge-build {bundle.shell_path} --backend onnx --precision fp16"
+    difference = _difference(graphs.emulated(_load(onnx, path, rewrite)), bundle.reference())
     if difference.is_within(1.0):
         return difference
     is_finite = np.isfinite([difference.probability, difference.heatmap]).all()
@@ -163,7 +167,7 @@ def check_half(bundle: Bundle) -> Difference:
         if is_finite
         else "overflows in FP16 on the reference clips"
     )
-    raise EngineError(f"{path} {found}; write it anew: edge-build {bundle.path} --backend onnx --precision fp16")
+    raise EngineError(f"{path} {found}; {rewrite}")
 
 
 class _Kept:
@@ -280,10 +284,24 @@ def _named(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _save(onnx_module: Any, model: "onnx.ModelProto", path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    onnx_module.save(model, temporary)
-    temporary.replace(path)
+def _load(onnx_module: Any, path: Path, cure: str) -> "onnx.ModelProto":
+    try:
+        model: onnx.ModelProto = onnx_module.load(path)
+    except Exception as exc:  # protobuf's errors are no part of onnx
+        raise EngineError(f"onnx cannot read {path}: {last_line(exc)}; {cure}") from exc
+    return model
+
+
+def _save(onnx_module: Any, model: "onnx.ModelProto", folder: Path, bundle: Bundle) -> None:
+    temporary = folder / (HALF_NAME + ".tmp")
+    try:
+        onnx_module.save(model, temporary)
+        temporary.replace(folder / HALF_NAME)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        raise EngineError(
+            f"{HALF_NAME} cannot be written into {bundle.path} ({exc.strerror}); make room on its disk"
+        ) from exc
 
 
 def _import_graphs() -> tuple[Any, Any]:

@@ -168,7 +168,7 @@ def rebuild_command(bundle: Bundle, file: BundleFile) -> str:
     """Return the words that tell how to compile a file anew on this machine."""
     build = file.build or {}
     # what a kind of file is built by has the kind's name
-    command = f"edge-build {bundle.path} --backend {build.get('builder', file.kind)} --precision {file.precision}"
+    command = f"edge-build {bundle.shell_path} --backend {build.get('builder', file.kind)} --precision {file.precision}"
     device = build.get("device")
     if device not in (None, "CPU", "cuda:0"):  # what builders take by themselves
         command += f" --device {device}"

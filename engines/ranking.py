@@ -66,19 +66,20 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
         _log.info(
             "auto: the order that %s keeps was measured on other machines; measure on this one: edge-build %s --rank",
             bundle.path,
-            bundle.path,
+            bundle.shell_path,
         )
     if of_here and not found:
         _log.warning(
             "auto: the order measured on this machine no longer holds (%s); measure anew: edge-build %s --rank",
             "; ".join(_changes(_nearest(of_here, here)["circumstances"], here)),
-            bundle.path,
+            bundle.shell_path,
         )
     try:
         return tuple(_parse(entry) for ranking in found for entry in ranking["engines"])
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise BundleError(
-            f"{bundle.path}: the manifest's ranking is damaged ({exc}); rank anew: edge-build {bundle.path} --rank"
+            f"{bundle.path}: the manifest's ranking is damaged ({exc}); "
+            f"rank anew: edge-build {bundle.shell_path} --rank"
         ) from exc
 
 
