@@ -70,7 +70,7 @@ def file_for(bundle: Bundle, precision: str, device: str | None = None) -> Bundl
         return bundle.file("onnx", "fp32")
     raise BundleError(
         f"bundle {bundle.path} has nothing built for openvino {precision}; build it: "
-        f"edge-build {bundle.path} --backend openvino --precision {precision}"
+        f"edge-build {bundle.shell_path} --backend openvino --precision {precision}"
     )
 
 
@@ -91,13 +91,15 @@ class OpenVinoEngine(HostEngine):
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         precision = options.precision or "fp32"
+        openvino, core = import_openvino(), shared_core()
+        if precision in _ARITHMETIC and precision not in precisions(bundle):  # to build it must not be the advice then
+            check_device(core, (options.device or DEFAULT_DEVICE).upper(), precision)
         file = file_for(bundle, precision, options.device)
         device = options.device.upper() if options.device else device_of(file)
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )
         self._stem: Any = None
-        openvino, core = import_openvino(), shared_core()
         capabilities = check_device(core, device, precision)
         path = bundle.path / file.name
         try:
