@@ -23,6 +23,7 @@ from edge.sources.options import SourceOptions
 from edge.sources.v4l2.modes import parse_size
 from edge.tuning import parse_tuning
 from engines import BACKENDS
+from engines.parity import TOLERANCES
 
 _IMAGE = ImageThresholds()
 _MAX_TOML_BYTES = 2**20
@@ -87,6 +88,10 @@ class Config:
         _check(self.log_format in ("text", "json"), f"--log-format is {self.log_format!r}; allowed are text, json")
         allowed = ("auto", *BACKENDS)
         _check(self.backend in allowed, f"--backend is {self.backend!r}; allowed are {', '.join(allowed)}")
+        _check(
+            self.precision in (None, *TOLERANCES),
+            f"--precision is {self.precision!r}; allowed are {', '.join(TOLERANCES)}",
+        )
         _check(self.duration is None or self.duration > 0, f"--duration is {self.duration}; it must be above 0 s")
         _check(
             self.max_windows is None or self.max_windows >= 1,

@@ -12,6 +12,7 @@ from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.onnxruntime_engine import has_accelerators
 from engines.openvino.engine import DEFAULT_DEVICE, device_of, hardware
+from engines.parity import rebuild_command
 from engines.ranking import MIN_GAIN, Ranked, ranked_here
 
 _log = logging.getLogger("edge.engines")
@@ -32,6 +33,11 @@ class _Candidate(NamedTuple):
         return self.precision == "fp32" and (self.device or DEFAULT_DEVICE).upper() == DEFAULT_DEVICE
 
     @property
+    def engine(self) -> tuple[str, str, str | None]:
+        """What makes it the same engine as another, which may name the backend's own choice of device."""
+        return self.backend, (self.device or DEFAULT_DEVICE).lower(), self.precision
+
+    @property
     def name(self) -> str:
         return " ".join(filter(None, (self.backend, self.device, self.precision)))
 
@@ -46,7 +52,9 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
     """
     ranked = () if options.device or options.is_for_throughput else ranked_here(bundle)
     passed_over = _passed_over_by_rank(bundle, ranked)
-    for candidate in (*(_Candidate(*one[:3], None) for one in ranked), *_candidates(bundle)):
+    first = [_Candidate(*one[:3], None) for one in ranked]
+    known = {candidate.engine for candidate in first}
+    for candidate in (*first, *(one for one in _candidates(bundle) if one.engine not in known)):
         trouble = _mismatch(candidate, options) or candidate.trouble
         if trouble is None:
             wanted = dataclasses.replace(
@@ -64,7 +72,8 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
                 for reason in passed_over:
                     _log.info("auto: passed over %s", reason)
                 return engine
-        passed_over.append(f"{candidate.name}: {trouble}")
+        if (reason := f"{candidate.name}: {trouble}") not in passed_over:
+            passed_over.append(reason)
     wanted_in = f" in {options.precision}" if options.precision else ""
     raise BackendError(
         f"no engine of {bundle.path} runs here{wanted_in}; edge-build makes more; {'; '.join(passed_over)}"
@@ -96,8 +105,9 @@ def _kind_of(device: str) -> str:
 
 def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
     """Yield what there might be, best first."""
-    yield from _with_files(bundle, "tensorrt")
-    trouble = backend_module("torch").probe() or host.cuda_trouble()
+    # without a GPU no library for one is missing
+    yield from _with_files(bundle, "tensorrt", trouble=host.cuda_trouble())
+    trouble = host.cuda_trouble() or backend_module("torch").probe()
     yield _Candidate("torch", _GPU, None, trouble)
     if trouble is None:
         yield _Candidate("torch", _GPU, "bf16", None)  # for a network that does not hold in FP16, which is first
@@ -107,11 +117,13 @@ def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
     yield from _with_files(bundle, "torch", "cpu")
 
 
-def _with_files(bundle: Bundle, backend: str, device: str | None = None) -> Iterator[_Candidate]:
+def _with_files(
+    bundle: Bundle, backend: str, device: str | None = None, trouble: str | None = None
+) -> Iterator[_Candidate]:
     if backend not in BACKENDS:
         return
     module = backend_module(backend)
-    trouble = module.probe()
+    trouble = trouble or module.probe()
     precisions = module.precisions(bundle, device)
     for precision in precisions:
         yield _Candidate(backend, device, precision, trouble)
@@ -136,14 +148,14 @@ def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
     built = [file for file in bundle.files if file.kind == "openvino" and file.precision != "fp32"]
     for file in sorted(built, key=_gain, reverse=True):
         device = None if device_of(file) == DEFAULT_DEVICE else device_of(file)
-        yield _Candidate("openvino", device, file.precision, trouble or _not_measured_faster(file))
+        yield _Candidate("openvino", device, file.precision, trouble or _not_measured_faster(bundle, file))
     yield _Candidate("openvino", None, "fp32", trouble)
 
 
-def _not_measured_faster(file: BundleFile) -> str | None:
+def _not_measured_faster(bundle: Bundle, file: BundleFile) -> str | None:
     build: Any = file.build or {}
     if (there := build.get("hardware")) != (here := hardware(device_of(file))):
-        return f"it was measured on {there}, this is {here}; edge-build measures it anew"
+        return f"it was measured on other hardware ({host.differences(there, here)}); {rebuild_command(bundle, file)}"
     if (gain := _gain(file)) < MIN_GAIN:
         return f"it is {gain:.2f} times as fast as FP32 on this machine"
     return None

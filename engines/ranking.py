@@ -64,8 +64,9 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
     found = [ranking for ranking in of_here if ranking["circumstances"] == here]
     if not of_here:
         _log.info(
-            "auto: the order that %s keeps was measured on other machines; measure on this one: edge-build %s --rank",
+            "auto: the order that %s keeps was measured on other hardware (%s); measure on this: edge-build %s --rank",
             bundle.path,
+            host.differences(_hardware(bundle.rankings[-1]), here["hardware"]),
             bundle.shell_path,
         )
     if of_here and not found:
