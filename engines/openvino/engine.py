@@ -102,6 +102,8 @@ class OpenVinoEngine(HostEngine):
         self._stem: Any = None
         capabilities = check_device(core, device, precision)
         path = bundle.path / file.name
+        if options.cache_dir is not None:
+            _make_cache(options.cache_dir)
         try:
             model = read_network(path)
             model.reshape([1, *bundle.clip_tchw])
@@ -223,6 +225,16 @@ class OpenVinoThroughputEngine(OpenVinoEngine):
             with contextlib.suppress(RuntimeError):  # that it was cancelled
                 request.wait()
         super().close()
+
+
+def _make_cache(folder: Path) -> None:
+    """Refuse a folder that is not there and cannot be made: OpenVINO's error would be laid at the network's door."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise EngineError(
+            f"the cache {folder} of compiled networks cannot be made ({exc.strerror}); name another folder"
+        ) from exc
 
 
 def import_openvino() -> Any:
