@@ -51,10 +51,11 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
             this machine lacks.
     """
     ranked = () if options.device or options.is_for_throughput else ranked_here(bundle)
-    passed_over = _passed_over_by_rank(bundle, ranked)
     first = [_Candidate(*one[:3], None) for one in ranked]
     known = {candidate.engine for candidate in first}
-    for candidate in (*first, *(one for one in _candidates(bundle) if one.engine not in known)):
+    others = [candidate for candidate in _candidates(bundle) if candidate.engine not in known]
+    passed_over = _passed_over_by_rank(ranked, others)
+    for candidate in (*first, *others):
         trouble = _mismatch(candidate, options) or candidate.trouble
         if trouble is None:
             wanted = dataclasses.replace(
@@ -80,12 +81,12 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
     )
 
 
-def _passed_over_by_rank(bundle: Bundle, ranked: Sequence[Ranked]) -> list[str]:
+def _passed_over_by_rank(ranked: Sequence[Ranked], others: Sequence[_Candidate]) -> list[str]:
     """Say what was measured on this machine, and return why what might be better was not."""
     if not ranked:
         return []
     _log.info("auto: by rank, as measured on this machine: %s", ", ".join(map(str, ranked)))
-    return [f"{candidate.name}: {candidate.trouble}" for candidate in _candidates(bundle) if candidate.trouble]
+    return [f"{candidate.name}: {candidate.trouble}" for candidate in others if candidate.trouble]
 
 
 def _mismatch(candidate: _Candidate, options: EngineOptions) -> str | None:

@@ -365,6 +365,14 @@ def test_auto_on_fewer_cores_says_what_differs_and_how_to_measure_anew(
     assert said[1].endswith(f"edge-build {bundle.path} --backend openvino --precision int8")
 
 
+def test_auto_passes_over_no_engine_that_it_takes_by_rank(built: Bundle, told: list[str]) -> None:
+    """What the build measured, on other hardware at that, tells nothing beside what was measured here since."""
+    elsewhere = _with_build(built, gain_over_fp32=0.9, hardware={"processor": "abacus"})
+    bundle = keep_ranking(elsewhere, [Ranked("openvino", "CPU", "int8", 3.0), *RANKED])
+    assert _chosen(bundle) == ("openvino", "int8")
+    assert not any("passed over openvino" in line for line in told)
+
+
 def test_auto_that_finds_none_names_each_engine_once_though_it_is_ranked(folder: Path) -> None:
     bundle = keep_ranking(load_bundle(folder), RANKED)
     with pytest.raises(BackendError, match="runs here in int8; edge-build makes more; ") as caught:
