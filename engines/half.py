@@ -5,9 +5,10 @@ them in FP16), where values come near FP16's largest number, and where the compa
 What stays, and why, is recorded in the manifest.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +129,10 @@ def write_half(bundle: Bundle, folder: Path) -> HalfReport:
     onnx, graphs = _import_graphs()
     path = bundle.path / bundle.file("onnx", "fp32").name
     reference = bundle.reference()
-    model = _named(_load(onnx, path, "export the bundle again"))
-    kept = _Kept(model, graphs)
-    largest = _largest_values(model, graphs, kept.float_tensors, reference.clips)
+    with _running(path, "export the bundle again"):
+        model = _named(onnx.load(path))
+        kept = _Kept(model, graphs)
+        largest = _largest_values(model, graphs, kept.float_tensors, reference.clips)
     kept.add("range", _beyond_range(model, largest, graphs.HALF_MAX / HEADROOM))
     for _ in range(MAX_ROUNDS):
         half = graphs.to_half(model, kept.all)
@@ -157,7 +159,9 @@ def check_half(bundle: Bundle) -> Difference:
     onnx, graphs = _import_graphs()
     path = bundle.path / bundle.file("onnx", "fp16").name
     rewrite = f"write it anew: edge-build {bundle.shell_path} --backend onnx --precision fp16"
-    difference = _difference(graphs.emulated(_load(onnx, path, rewrite)), bundle.reference())
+    reference = bundle.reference()
+    with _running(path, rewrite):
+        difference = _difference(graphs.emulated(onnx.load(path)), reference)
     if difference.is_within(1.0):
         return difference
     is_finite = np.isfinite([difference.probability, difference.heatmap]).all()
@@ -264,7 +268,10 @@ class _Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone
         self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=False,  # it would print to stdout and try the same again
         )
         self._input = self._session.get_inputs()[0].name
 
@@ -284,12 +291,13 @@ def _named(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _load(onnx_module: Any, path: Path, cure: str) -> "onnx.ModelProto":
+@contextlib.contextmanager
+def _running(path: Path, cure: str) -> Iterator[None]:
+    """Refuse by name a file that onnx cannot read or ONNX Runtime cannot run."""
     try:
-        model: onnx.ModelProto = onnx_module.load(path)
-    except Exception as exc:  # protobuf's errors are no part of onnx
+        yield
+    except Exception as exc:  # their errors, and protobuf's, have no common class but this
         raise EngineError(f"onnx cannot read {path}: {last_line(exc)}; {cure}") from exc
-    return model
 
 
 def _save(onnx_module: Any, model: "onnx.ModelProto", folder: Path, bundle: Bundle) -> None:

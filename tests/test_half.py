@@ -181,6 +181,21 @@ def test_half_of_a_damaged_file_is_refused_by_name_with_the_cure(tmp_path, write
         write(bundle)
 
 
+@pytest.mark.parametrize("damage", ["operator", "input"])
+def test_half_of_a_network_that_cannot_run_is_refused_by_name(tmp_path, capfd, damage):
+    bundle = load_bundle(write_trivial_bundle(tmp_path / "bundle", num_frames=2))
+    model = onnx.load(bundle.path / "model.onnx")
+    if damage == "operator":
+        model.graph.node[0].op_type = "Abacus"
+    else:
+        model.graph.node[0].input[0] = "nowhere"
+    onnx.save(model, bundle.path / "model.onnx")
+    with pytest.raises(EngineError, match=r"onnx cannot read .*/model\.onnx: .*; export the bundle again$") as caught:
+        half.write_half(bundle, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""
+
+
 def test_half_of_a_network_that_never_holds_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(half, "MAX_ROUNDS", 1)
     with pytest.raises(EngineError, match=r"model\.onnx does not hold in FP16.*in FP32 or BF16"):
