@@ -351,6 +351,17 @@ def test_calibration_clips_of_a_manifest_are_those_of_its_training_videos(folder
     np.testing.assert_array_equal(only, read_clips(bundle, str(split.parent / second.split(",")[0]), 2))
 
 
+@pytest.mark.parametrize("num_clips", [2, 6, 12])
+def test_calibration_clips_are_from_all_along_a_manifest_in_the_order_of_its_classes(
+    folder: Path, phantom_manifest: Path, num_clips: int
+) -> None:
+    bundle = load_bundle(folder)
+    clips = read_clips(bundle, str(phantom_manifest), num_clips)
+    last = phantom_manifest.parent / phantom_manifest.read_text().splitlines()[-1].split(",")[0]
+    assert len(clips) == num_clips
+    assert clips[-1].tobytes() in {clip.tobytes() for clip in read_clips(bundle, str(last), num_clips)}
+
+
 def test_calibration_from_a_recording_too_short_for_a_clip_is_refused(folder: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "short.mp4", 3)
     with pytest.raises(ValueError, match="gives no clip of 4 frames"):
