@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
     add("--backend", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
-    add("--precision", metavar="P", help="fp32, fp16, bf16, int8 (default: auto's choice)")
+    add("--precision", metavar="P", help="fp32, fp16, bf16, int8 (default: the backend's choice)")
     add("--tune", metavar="K=V,...", help="threads=N, pinning=on|off, cache=DIR (compiled)")
     add("--publish", metavar="ADDRESS", help="where to bind (default: tcp://127.0.0.1:5555)")
     add("--stream", metavar="NAME", help="name in the topics (default: main)")
