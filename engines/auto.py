@@ -53,7 +53,7 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
     ranked = () if options.device or options.is_for_throughput else ranked_here(bundle)
     first = [_Candidate(*one[:3], None) for one in ranked]
     known = {candidate.engine for candidate in first}
-    others = [candidate for candidate in _candidates(bundle) if candidate.engine not in known]
+    others = [candidate for candidate in _candidates(bundle, options.precision) if candidate.engine not in known]
     passed_over = _passed_over_by_rank(ranked, others)
     for candidate in (*first, *others):
         trouble = _mismatch(candidate, options) or candidate.trouble
@@ -104,8 +104,8 @@ def _kind_of(device: str) -> str:
     return device.lower().partition(":")[0].partition(".")[0]
 
 
-def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
-    """Yield what there might be, best first."""
+def _candidates(bundle: Bundle, precision: str | None) -> Iterator[_Candidate]:
+    """Yield what there might be, best first; what is asked for by its precision need not be a gain."""
     # without a GPU no library for one is missing
     yield from _with_files(bundle, "tensorrt", trouble=host.cuda_trouble())
     trouble = host.cuda_trouble() or backend_module("torch").probe()
@@ -113,7 +113,7 @@ def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
     if trouble is None:
         yield _Candidate("torch", _GPU, "bf16", None)  # for a network that does not hold in FP16, which is first
     yield from _accelerated_onnxruntime(bundle)
-    yield from _openvino(bundle)
+    yield from _openvino(bundle, precision)
     yield from _with_files(bundle, "onnxruntime")
     yield from _with_files(bundle, "torch", "cpu")
 
@@ -143,13 +143,15 @@ def _accelerated_onnxruntime(bundle: Bundle) -> Iterator[_Candidate]:
             yield from (_Candidate("onnxruntime", device, precision, None) for precision in precisions)
 
 
-def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
+def _openvino(bundle: Bundle, precision: str | None) -> Iterator[_Candidate]:
     """Yield what was built and measured faster than FP32 on this machine, the fastest first; then FP32."""
     trouble = backend_module("openvino").probe()
     built = [file for file in bundle.files if file.kind == "openvino" and file.precision != "fp32"]
     for file in sorted(built, key=_gain, reverse=True):
         device = None if device_of(file) == DEFAULT_DEVICE else device_of(file)
-        yield _Candidate("openvino", device, file.precision, trouble or _not_measured_faster(bundle, file))
+        is_asked = file.precision == precision
+        why_not = trouble or (None if is_asked else _not_measured_faster(bundle, file))
+        yield _Candidate("openvino", device, file.precision, why_not)
     yield _Candidate("openvino", None, "fp32", trouble)
 
 

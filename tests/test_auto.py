@@ -365,6 +365,11 @@ def test_auto_on_fewer_cores_says_what_differs_and_how_to_measure_anew(
     assert said[1].endswith(f"edge-build {bundle.path} --backend openvino --precision int8")
 
 
+@pytest.mark.parametrize("changes", [{"gain_over_fp32": 0.7}, {"hardware": {"processor": "abacus"}}])
+def test_auto_takes_a_precision_that_is_asked_for_though_it_is_no_gain(built: Bundle, changes: dict[str, Any]) -> None:
+    assert _chosen(_with_build(built, **changes), precision="int8") == ("openvino", "int8")
+
+
 def test_auto_passes_over_no_engine_that_it_takes_by_rank(built: Bundle, told: list[str]) -> None:
     """What the build measured, on other hardware at that, tells nothing beside what was measured here since."""
     elsewhere = _with_build(built, gain_over_fp32=0.9, hardware={"processor": "abacus"})
