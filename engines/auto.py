@@ -11,7 +11,7 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.onnxruntime_engine import has_accelerators
-from engines.openvino.engine import DEFAULT_DEVICE, device_of, hardware
+from engines.openvino.engine import DEFAULT_DEVICE, check_device, device_of, hardware, shared_core
 from engines.parity import rebuild_command
 from engines.ranking import MIN_GAIN, Ranked, ranked_here
 
@@ -158,6 +158,11 @@ def _openvino(bundle: Bundle, precision: str | None) -> Iterator[_Candidate]:
 def _not_measured_faster(bundle: Bundle, file: BundleFile) -> str | None:
     build: Any = file.build or {}
     if (there := build.get("hardware")) != (here := hardware(device_of(file))):
+        if device_of(file) == DEFAULT_DEVICE:
+            try:  # where the processor has not this arithmetic, a build would be refused
+                check_device(shared_core(), DEFAULT_DEVICE, str(file.precision))
+            except BackendError as exc:
+                return str(exc)
         return f"it was measured on other hardware ({host.differences(there, here)}); {rebuild_command(bundle, file)}"
     if (gain := _gain(file)) < MIN_GAIN:
         return f"it is {gain:.2f} times as fast as FP32 on this machine"

@@ -365,6 +365,17 @@ def test_auto_on_fewer_cores_says_what_differs_and_how_to_measure_anew(
     assert said[1].endswith(f"edge-build {bundle.path} --backend openvino --precision int8")
 
 
+def test_auto_asks_for_no_build_in_an_arithmetic_that_the_processor_has_not(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(core: Any, device: str, precision: str) -> None:
+        raise BackendError(f"device {device} here does not compute in {precision}")
+
+    monkeypatch.setattr(auto, "check_device", refuse)
+    assert _chosen(_with_build(built, hardware={"processor": "abacus"})) == ("openvino", "fp32")
+    assert "auto: passed over openvino int8: device CPU here does not compute in int8" in told
+
+
 @pytest.mark.parametrize("changes", [{"gain_over_fp32": 0.7}, {"hardware": {"processor": "abacus"}}])
 def test_auto_takes_a_precision_that_is_asked_for_though_it_is_no_gain(built: Bundle, changes: dict[str, Any]) -> None:
     assert _chosen(_with_build(built, **changes), precision="int8") == ("openvino", "int8")

@@ -290,7 +290,7 @@ def check_device(core: Any, device: str, precision: str) -> list[str]:
     if not _is_there(core, device):
         raise BackendError(f"OpenVINO has no device {device!r} here; it has {', '.join(core.available_devices)}")
     capabilities = list(core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
-    if _CAPABILITIES[precision] not in capabilities:
+    if _CAPABILITIES.get(precision) not in capabilities:
         known = [name for name, capability in _CAPABILITIES.items() if capability in capabilities]
         raise BackendError(f"device {device} here does not compute in {precision}; it does in {', '.join(known)}")
     return capabilities
