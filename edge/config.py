@@ -23,6 +23,7 @@ from edge.sources.options import SourceOptions
 from edge.sources.v4l2.modes import parse_size
 from edge.tuning import parse_tuning
 from engines import BACKENDS
+from engines.parity import TOLERANCES
 
 _IMAGE = ImageThresholds()
 _MAX_TOML_BYTES = 2**20
@@ -87,6 +88,10 @@ class Config:
         _check(self.log_format in ("text", "json"), f"--log-format is {self.log_format!r}; allowed are text, json")
         allowed = ("auto", *BACKENDS)
         _check(self.backend in allowed, f"--backend is {self.backend!r}; allowed are {', '.join(allowed)}")
+        _check(
+            self.precision in (None, *TOLERANCES),
+            f"--precision is {self.precision!r}; allowed are {', '.join(TOLERANCES)}",
+        )
         _check(self.duration is None or self.duration > 0, f"--duration is {self.duration}; it must be above 0 s")
         _check(
             self.max_windows is None or self.max_windows >= 1,
@@ -217,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", metavar="BUNDLE", help="folder of the trained model (default: the demo bundle)")
     add("--backend", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
     add("--device", metavar="D", help="the backend's device (default: its own choice)")
-    add("--precision", metavar="P", help="fp32, fp16, bf16, int8 (default: auto's choice)")
+    add("--precision", metavar="P", help="fp32, fp16, bf16, int8 (default: the backend's choice)")
     add("--tune", metavar="K=V,...", help="threads=N, pinning=on|off, cache=DIR (compiled)")
     add("--publish", metavar="ADDRESS", help="where to bind (default: tcp://127.0.0.1:5555)")
     add("--stream", metavar="NAME", help="name in the topics (default: main)")

@@ -82,7 +82,8 @@ class ClipQueue:
         """Wait for frames and take all that are there; None at the end.
 
         Returns:
-            The frames, oldest first, and the number of due windows that fell out since the last call.
+            The frames, oldest first, and the number of due windows that fell out since the last call; at the end no
+            frames where some fell out, once.
         """
         with self._changed:
             while not self._frames and not self._is_finished:
@@ -90,7 +91,7 @@ class ClipQueue:
                 self._changed.notify_all()
                 self._changed.wait()
             self._is_drained = False
-            if not self._frames:
+            if not self._frames and not self._num_lost_windows:
                 return None
             frames, num_lost = list(self._frames), self._num_lost_windows
             self._frames.clear()
@@ -114,10 +115,12 @@ class ClipQueue:
             return not self._is_finished
 
     def finish(self, *, discard: bool = False) -> None:
-        """Let `take` return None once the queue is empty; `discard` empties it now."""
+        """Let `take` return None once the queue is empty; `discard` empties it now, and live counts what it held."""
         with self._changed:
             self._is_finished = True
             if discard:
+                if not self._is_lossless:  # where nothing is skipped, the stop is all that there is to tell
+                    self._num_lost_windows += sum(frame.window is not None for frame in self._frames)
                 self._frames.clear()
             self._changed.notify_all()
 

@@ -11,7 +11,8 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendError, EngineError
 from engines.load import BACKENDS, backend_module, load_proven
 from engines.onnxruntime_engine import has_accelerators
-from engines.openvino.engine import DEFAULT_DEVICE, device_of, hardware
+from engines.openvino.engine import DEFAULT_DEVICE, check_device, device_of, hardware, shared_core
+from engines.parity import rebuild_command
 from engines.ranking import MIN_GAIN, Ranked, ranked_here
 
 _log = logging.getLogger("edge.engines")
@@ -32,6 +33,11 @@ class _Candidate(NamedTuple):
         return self.precision == "fp32" and (self.device or DEFAULT_DEVICE).upper() == DEFAULT_DEVICE
 
     @property
+    def engine(self) -> tuple[str, str, str | None]:
+        """What makes it the same engine as another, which may name the backend's own choice of device."""
+        return self.backend, (self.device or DEFAULT_DEVICE).lower(), self.precision
+
+    @property
     def name(self) -> str:
         return " ".join(filter(None, (self.backend, self.device, self.precision)))
 
@@ -45,8 +51,11 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
             this machine lacks.
     """
     ranked = () if options.device or options.is_for_throughput else ranked_here(bundle)
-    passed_over = _passed_over_by_rank(bundle, ranked)
-    for candidate in (*(_Candidate(*one[:3], None) for one in ranked), *_candidates(bundle)):
+    first = [_Candidate(*one[:3], None) for one in ranked]
+    known = {candidate.engine for candidate in first}
+    others = [candidate for candidate in _candidates(bundle, options.precision) if candidate.engine not in known]
+    passed_over = _passed_over_by_rank(ranked, others)
+    for candidate in (*first, *others):
         trouble = _mismatch(candidate, options) or candidate.trouble
         if trouble is None:
             wanted = dataclasses.replace(
@@ -64,19 +73,20 @@ def load_best(bundle: Bundle, options: EngineOptions) -> Engine:
                 for reason in passed_over:
                     _log.info("auto: passed over %s", reason)
                 return engine
-        passed_over.append(f"{candidate.name}: {trouble}")
+        if (reason := f"{candidate.name}: {trouble}") not in passed_over:
+            passed_over.append(reason)
     wanted_in = f" in {options.precision}" if options.precision else ""
     raise BackendError(
         f"no engine of {bundle.path} runs here{wanted_in}; edge-build makes more; {'; '.join(passed_over)}"
     )
 
 
-def _passed_over_by_rank(bundle: Bundle, ranked: Sequence[Ranked]) -> list[str]:
+def _passed_over_by_rank(ranked: Sequence[Ranked], others: Sequence[_Candidate]) -> list[str]:
     """Say what was measured on this machine, and return why what might be better was not."""
     if not ranked:
         return []
     _log.info("auto: by rank, as measured on this machine: %s", ", ".join(map(str, ranked)))
-    return [f"{candidate.name}: {candidate.trouble}" for candidate in _candidates(bundle) if candidate.trouble]
+    return [f"{candidate.name}: {candidate.trouble}" for candidate in others if candidate.trouble]
 
 
 def _mismatch(candidate: _Candidate, options: EngineOptions) -> str | None:
@@ -94,24 +104,27 @@ def _kind_of(device: str) -> str:
     return device.lower().partition(":")[0].partition(".")[0]
 
 
-def _candidates(bundle: Bundle) -> Iterator[_Candidate]:
-    """Yield what there might be, best first."""
-    yield from _with_files(bundle, "tensorrt")
-    trouble = backend_module("torch").probe() or host.cuda_trouble()
+def _candidates(bundle: Bundle, precision: str | None) -> Iterator[_Candidate]:
+    """Yield what there might be, best first; what is asked for by its precision need not be a gain."""
+    # without a GPU no library for one is missing
+    yield from _with_files(bundle, "tensorrt", trouble=host.cuda_trouble())
+    trouble = host.cuda_trouble() or backend_module("torch").probe()
     yield _Candidate("torch", _GPU, None, trouble)
     if trouble is None:
         yield _Candidate("torch", _GPU, "bf16", None)  # for a network that does not hold in FP16, which is first
     yield from _accelerated_onnxruntime(bundle)
-    yield from _openvino(bundle)
+    yield from _openvino(bundle, precision)
     yield from _with_files(bundle, "onnxruntime")
     yield from _with_files(bundle, "torch", "cpu")
 
 
-def _with_files(bundle: Bundle, backend: str, device: str | None = None) -> Iterator[_Candidate]:
+def _with_files(
+    bundle: Bundle, backend: str, device: str | None = None, trouble: str | None = None
+) -> Iterator[_Candidate]:
     if backend not in BACKENDS:
         return
     module = backend_module(backend)
-    trouble = module.probe()
+    trouble = trouble or module.probe()
     precisions = module.precisions(bundle, device)
     for precision in precisions:
         yield _Candidate(backend, device, precision, trouble)
@@ -130,29 +143,36 @@ def _accelerated_onnxruntime(bundle: Bundle) -> Iterator[_Candidate]:
             yield from (_Candidate("onnxruntime", device, precision, None) for precision in precisions)
 
 
-def _openvino(bundle: Bundle) -> Iterator[_Candidate]:
+def _openvino(bundle: Bundle, precision: str | None) -> Iterator[_Candidate]:
     """Yield what was built and measured faster than FP32 on this machine, the fastest first; then FP32.
 
     Before them, as out of the question, what is faster on this processor, and the bundle has not.
     """
     trouble = backend_module("openvino").probe()
     built = [file for file in bundle.files if file.kind == "openvino" and file.precision != "fp32"]
-    for precision in () if trouble else host.fast_precisions():
-        if any(file.precision == precision for file in built):
+    for fast in () if trouble else host.fast_precisions():
+        if any(file.precision == fast for file in built):
             break
-        command = bundle.build_command("--backend", "openvino", "--precision", precision)
+        command = f"edge-build {bundle.shell_path} --backend openvino --precision {fast}"
         reason = f"it is not built, and this processor is made for it; `{command}` builds and measures it"
-        yield _Candidate("openvino", None, precision, reason)
+        yield _Candidate("openvino", None, fast, reason)
     for file in sorted(built, key=_gain, reverse=True):
         device = None if device_of(file) == DEFAULT_DEVICE else device_of(file)
-        yield _Candidate("openvino", device, file.precision, trouble or _not_measured_faster(file))
+        is_asked = file.precision == precision
+        why_not = trouble or (None if is_asked else _not_measured_faster(bundle, file))
+        yield _Candidate("openvino", device, file.precision, why_not)
     yield _Candidate("openvino", None, "fp32", trouble)
 
 
-def _not_measured_faster(file: BundleFile) -> str | None:
+def _not_measured_faster(bundle: Bundle, file: BundleFile) -> str | None:
     build: Any = file.build or {}
     if (there := build.get("hardware")) != (here := hardware(device_of(file))):
-        return f"it was measured on {there}, this is {here}; edge-build measures it anew"
+        if device_of(file) == DEFAULT_DEVICE:
+            try:  # where the processor has not this arithmetic, a build would be refused
+                check_device(shared_core(), DEFAULT_DEVICE, str(file.precision))
+            except BackendError as exc:
+                return str(exc)
+        return f"it was measured on other hardware ({host.differences(there, here)}); {rebuild_command(bundle, file)}"
     if (gain := _gain(file)) < MIN_GAIN:
         return f"it is {gain:.2f} times as fast as FP32 on this machine"
     return None

@@ -1,5 +1,6 @@
 """The bundle: a folder that holds one trained model and everything needed to run and check it."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -79,13 +80,14 @@ class Bundle:
     """What was measured on each machine; see `engines.ranking`."""
 
     @property
+    def shell_path(self) -> str:
+        """The folder as a shell takes it, for commands in messages."""
+        return shlex.quote(str(self.path))
+
+    @property
     def clip_tchw(self) -> tuple[int, int, int, int]:
         """Shape of a clip."""
         return (self.num_frames, self.preprocess.channels, *self.preprocess.crop_hw)
-
-    def build_command(self, *options: str) -> str:
-        """Return the command line that builds or checks engines of this bundle, for those who read a message."""
-        return shlex.join(("edge-build", str(self.path), *options))
 
     def file(self, kind: str, precision: str | None = None) -> BundleFile:
         """Return the listed file of this kind.
@@ -242,8 +244,13 @@ def _rewrite_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def _replace_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     temporary = folder / (MANIFEST_NAME + ".tmp")
-    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST_NAME)
+    try:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(folder / MANIFEST_NAME)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _file_entry(file: BundleFile) -> dict[str, Any]:

@@ -5,9 +5,10 @@ them in FP16), where values come near FP16's largest number, and where the compa
 What stays, and why, is recorded in the manifest.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from engines import host
 from engines.build import BuildOptions, Built, Progress
 from engines.bundle import Bundle, add_files, describe_file
-from engines.errors import BackendError, EngineError
+from engines.errors import BackendError, EngineError, last_line
 from engines.parity import TOLERANCES
 from engines.reference import Reference
 
@@ -97,8 +98,11 @@ def build(bundle: Bundle, precision: str, options: BuildOptions, folder: Path, p
     """Write `model.fp16.onnx` as `edge-build --backend onnx` asks for it.
 
     Raises:
-        As `write_half`.
+        BackendError: A device is asked for: the file is the same for all.
+        EngineError: As `write_half`.
     """
+    if options.device is not None and options.device.upper() != "CPU":  # on which it is proven
+        raise BackendError(f"onnx has one file for all devices; got --device {options.device}; leave it out")
     progress("choosing what stays FP32", 0.0)
     report = write_half(bundle, folder)
     return Built(
@@ -125,16 +129,17 @@ def write_half(bundle: Bundle, folder: Path) -> HalfReport:
     onnx, graphs = _import_graphs()
     path = bundle.path / bundle.file("onnx", "fp32").name
     reference = bundle.reference()
-    model = _named(onnx.load(path))
-    kept = _Kept(model, graphs)
-    largest = _largest_values(model, graphs, kept.float_tensors, reference.clips)
+    with _running(path, "export the bundle again"):
+        model = _named(onnx.load(path))
+        kept = _Kept(model, graphs)
+        largest = _largest_values(model, graphs, kept.float_tensors, reference.clips)
     kept.add("range", _beyond_range(model, largest, graphs.HALF_MAX / HEADROOM))
     for _ in range(MAX_ROUNDS):
         half = graphs.to_half(model, kept.all)
         stored = graphs.emulated(half)
         difference = _difference(stored, reference)
         if difference.is_within(TARGET_SHARE):
-            _save(onnx, half, folder / HALF_NAME)
+            _save(onnx, half, folder, bundle)
             values = [float(value) for value in largest.values()]
             return HalfReport(kept.num_nodes, kept.by_reason, max(values), difference)
         kept.add("accuracy", _worst_nodes(model, stored, kept, reference.clips))
@@ -153,7 +158,10 @@ def check_half(bundle: Bundle) -> Difference:
     """
     onnx, graphs = _import_graphs()
     path = bundle.path / bundle.file("onnx", "fp16").name
-    difference = _difference(graphs.emulated(onnx.load(path)), bundle.reference())
+    rewrite = f"write it anew: edge-build {bundle.shell_path} --backend onnx --precision fp16"
+    reference = bundle.reference()
+    with _running(path, rewrite):
+        difference = _difference(graphs.emulated(onnx.load(path)), reference)
     if difference.is_within(1.0):
         return difference
     is_finite = np.isfinite([difference.probability, difference.heatmap]).all()
@@ -163,8 +171,7 @@ def check_half(bundle: Bundle) -> Difference:
         if is_finite
         else "overflows in FP16 on the reference clips"
     )
-    command = bundle.build_command("--backend", "onnx", "--precision", "fp16")
-    raise EngineError(f"{path} {found}; write it anew: {command}")
+    raise EngineError(f"{path} {found}; {rewrite}")
 
 
 class _Kept:
@@ -261,7 +268,10 @@ class _Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone
         self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=False,  # it would print to stdout and try the same again
         )
         self._input = self._session.get_inputs()[0].name
 
@@ -281,10 +291,25 @@ def _named(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _save(onnx_module: Any, model: "onnx.ModelProto", path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    onnx_module.save(model, temporary)
-    temporary.replace(path)
+@contextlib.contextmanager
+def _running(path: Path, cure: str) -> Iterator[None]:
+    """Refuse by name a file that onnx cannot read or ONNX Runtime cannot run."""
+    try:
+        yield
+    except Exception as exc:  # their errors, and protobuf's, have no common class but this
+        raise EngineError(f"onnx cannot read {path}: {last_line(exc)}; {cure}") from exc
+
+
+def _save(onnx_module: Any, model: "onnx.ModelProto", folder: Path, bundle: Bundle) -> None:
+    temporary = folder / (HALF_NAME + ".tmp")
+    try:
+        onnx_module.save(model, temporary)
+        temporary.replace(folder / HALF_NAME)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        raise EngineError(
+            f"{HALF_NAME} cannot be written into {bundle.path} ({exc.strerror}); make room on its disk"
+        ) from exc
 
 
 def _import_graphs() -> tuple[Any, Any]:

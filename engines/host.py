@@ -5,6 +5,7 @@ import ctypes
 import functools
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ _LIBRARIES = (
 def describe() -> dict[str, Any]:
     """Return what of this machine's processor decides an engine's speed, as JSON."""
     return {"processor": processor_name(), "num_cores": num_cores(), "arithmetic": list(_arithmetic())}
+
+
+def differences(there: object, here: Mapping[str, Any]) -> str:
+    """Say what of other hardware, as `describe` gave it or anybody wrote it, differs from what is here."""
+    was = there if isinstance(there, Mapping) else {}
+    names = sorted(name for name in {*was, *here} if was.get(name) != here.get(name))
+    return "; ".join(f"{name} here {_words(here.get(name))}, there {_words(was.get(name))}" for name in names)
+
+
+def _words(value: object) -> str:
+    words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "not told" if value is None else words or "none"
 
 
 @functools.cache

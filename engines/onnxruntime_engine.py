@@ -4,14 +4,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from engines.bundle import Bundle
+from engines.bundle import Bundle, BundleFile
 from engines.engine import EngineOptions, EngineOutput, EngineSpec, HostEngine
-from engines.errors import BackendError, EngineError, last_line
+from engines.errors import BackendError, BundleError, EngineError, last_line
 from engines.parity import cure
 
 DEFAULT_DEVICE = "CPU"
 OUTPUT_NAMES = ("probabilities", "heatmap")
 
+_PRECISIONS = ("fp32", "fp16")
 _SUFFIX = "ExecutionProvider"
 _CPU = DEFAULT_DEVICE + _SUFFIX
 _REMEDY = "install what this provider needs, or use CPU"
@@ -55,7 +56,7 @@ def devices() -> tuple[str, ...]:
 
 def precisions(bundle: Bundle, device: str | None = None) -> tuple[str, ...]:
     """Return the precisions in which the bundle has the network as ONNX."""
-    return tuple(precision for precision in ("fp32", "fp16") if bundle.has("onnx", precision))
+    return tuple(precision for precision in _PRECISIONS if bundle.has("onnx", precision))
 
 
 class OnnxRuntimeEngine(HostEngine):
@@ -63,7 +64,7 @@ class OnnxRuntimeEngine(HostEngine):
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         device, precision = options.device or DEFAULT_DEVICE, options.precision or "fp32"
-        file = bundle.file("onnx", precision)
+        file = _file(bundle, precision)
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "onnxruntime", precision, device, bundle.clip_tchw, bundle.classes)
         )
@@ -97,6 +98,17 @@ class OnnxRuntimeEngine(HostEngine):
 
     def close(self) -> None:
         self._session = None
+
+
+def _file(bundle: Bundle, precision: str) -> BundleFile:
+    if precision not in _PRECISIONS:
+        raise BackendError(f"onnxruntime does not compute in {precision!r}; it does in {', '.join(_PRECISIONS)}")
+    if precision == "fp16" and not bundle.has("onnx", precision):
+        raise BundleError(
+            f"bundle {bundle.path} has nothing built for onnxruntime fp16; build it: "
+            f"edge-build {bundle.shell_path} --backend onnx --precision fp16"
+        )
+    return bundle.file("onnx", precision)
 
 
 def _session_options(runtime: Any, options: EngineOptions) -> Any:

@@ -168,8 +168,8 @@ def rebuild_command(bundle: Bundle, file: BundleFile) -> str:
     """Return the words that tell how to compile a file anew on this machine."""
     build = file.build or {}
     # what a kind of file is built by has the kind's name
-    options = ["--backend", str(build.get("builder", file.kind)), "--precision", str(file.precision)]
+    command = f"edge-build {bundle.shell_path} --backend {build.get('builder', file.kind)} --precision {file.precision}"
     device = build.get("device")
     if device not in (None, "CPU", "cuda:0"):  # what builders take by themselves
-        options += ["--device", str(device)]
-    return f"build it again on this machine: {bundle.build_command(*options)}"
+        command += f" --device {device}"
+    return f"build it again on this machine: {command}"

@@ -64,21 +64,23 @@ def ranked_here(bundle: Bundle) -> tuple[Ranked, ...]:
     found = [ranking for ranking in of_here if ranking["circumstances"] == here]
     if not of_here:
         _log.info(
-            "auto: the order that %s keeps was measured on other machines; measure on this one: %s",
+            "auto: the order that %s keeps was measured on other hardware (%s); measure on this: edge-build %s --rank",
             bundle.path,
-            bundle.build_command("--rank"),
+            host.differences(_hardware(bundle.rankings[-1]), here["hardware"]),
+            bundle.shell_path,
         )
     if of_here and not found:
         _log.warning(
-            "auto: the order measured on this machine no longer holds (%s); measure anew: %s",
+            "auto: the order measured on this machine no longer holds (%s); measure anew: edge-build %s --rank",
             "; ".join(_changes(_nearest(of_here, here)["circumstances"], here)),
-            bundle.build_command("--rank"),
+            bundle.shell_path,
         )
     try:
         return tuple(_parse(entry) for ranking in found for entry in ranking["engines"])
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise BundleError(
-            f"{bundle.path}: the manifest's ranking is damaged ({exc}); rank anew: {bundle.build_command('--rank')}"
+            f"{bundle.path}: the manifest's ranking is damaged ({exc}); "
+            f"rank anew: edge-build {bundle.shell_path} --rank"
         ) from exc
 
 

@@ -2,12 +2,14 @@
 
 import ctypes
 import dataclasses
+import importlib.util
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -156,7 +158,7 @@ def test_auto_takes_the_precision_that_was_measured_faster_here(built: Bundle, t
         ({"gain_over_fp32": 0.7}, "openvino int8: it is 0.70 times as fast as FP32 on this machine"),
         (
             {"gain_over_fp32": 9.0, "hardware": {"processor": "abacus"}},
-            "openvino int8: it was measured on {'processor'",
+            "openvino int8: it was measured on other hardware (",
         ),
         ({"gain_over_fp32": None}, "openvino int8: it is 0.00 times"),
     ],
@@ -170,7 +172,10 @@ def test_auto_passes_over_a_precision_that_is_no_gain_here(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("Arc", "OpenVINO has no device 'GPU' here"), ("Iris", "it was measured on {'processor'")],
+    [
+        ("Arc", "OpenVINO has no device 'GPU' here"),
+        ("Iris", "it was measured on other hardware (device here Arc, there Iris)"),
+    ],
 )
 def test_auto_tries_an_engine_of_another_device_where_that_is_the_one_it_was_measured_on(
     built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch, name: str, reason: str
@@ -395,6 +400,68 @@ def test_auto_passes_over_a_rank_that_an_older_version_or_another_hand_kept(
     assert said in line
 
 
+def test_auto_on_fewer_cores_says_what_differs_and_how_to_measure_anew(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = keep_ranking(built, RANKED)
+    monkeypatch.setattr(host, "num_cores", lambda: 1000)
+    cores = f"(num_cores here 1000, there {len(os.sched_getaffinity(0))})"
+    assert _chosen(bundle) == ("openvino", "fp32")
+    said = [line for line in told if "other hardware" in line]
+    assert [line.partition(cores)[1] for line in said] == [cores, cores]
+    assert said[0].endswith(f"measure on this: edge-build {bundle.path} --rank")
+    assert said[1].endswith(f"edge-build {bundle.path} --backend openvino --precision int8")
+
+
+def test_auto_asks_for_no_build_in_an_arithmetic_that_the_processor_has_not(
+    built: Bundle, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(core: Any, device: str, precision: str) -> None:
+        raise BackendError(f"device {device} here does not compute in {precision}")
+
+    monkeypatch.setattr(auto, "check_device", refuse)
+    assert _chosen(_with_build(built, hardware={"processor": "abacus"})) == ("openvino", "fp32")
+    assert "auto: passed over openvino int8: device CPU here does not compute in int8" in told
+
+
+@pytest.mark.parametrize("changes", [{"gain_over_fp32": 0.7}, {"hardware": {"processor": "abacus"}}])
+def test_auto_takes_a_precision_that_is_asked_for_though_it_is_no_gain(built: Bundle, changes: dict[str, Any]) -> None:
+    assert _chosen(_with_build(built, **changes), precision="int8") == ("openvino", "int8")
+
+
+def test_auto_passes_over_no_engine_that_it_takes_by_rank(built: Bundle, told: list[str]) -> None:
+    """What the build measured, on other hardware at that, tells nothing beside what was measured here since."""
+    elsewhere = _with_build(built, gain_over_fp32=0.9, hardware={"processor": "abacus"})
+    bundle = keep_ranking(elsewhere, [Ranked("openvino", "CPU", "int8", 3.0), *RANKED])
+    assert _chosen(bundle) == ("openvino", "int8")
+    assert not any("passed over openvino" in line for line in told)
+
+
+def test_auto_that_finds_none_names_each_engine_once_though_it_is_ranked(folder: Path) -> None:
+    bundle = keep_ranking(load_bundle(folder), RANKED)
+    with pytest.raises(BackendError, match="runs here in int8; edge-build makes more; ") as caught:
+        load_engine(bundle, "auto", precision="int8")
+    reasons = str(caught.value).partition("makes more; ")[2].split("; ")
+    names = [reason.partition(":")[0] for reason in reasons]
+    assert sorted(set(names)) == sorted(names)
+    assert sum(name.startswith("openvino") for name in names) == 1
+
+
+def test_auto_without_a_gpu_asks_for_no_library_for_one(
+    folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", _without("torch", "tensorrt"))
+    assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
+    passed_over = [line for line in told if "passed over" in line]
+    assert [line for line in passed_over if "no NVIDIA driver" in line] == passed_over
+    assert len(passed_over) == 2
+
+
+def _without(*missing: str) -> Callable[..., Any]:
+    find = importlib.util.find_spec
+    return lambda name, package=None: None if name in missing else find(name, package)
+
+
 def test_gpu_names_are_those_that_the_driver_tells(gpus: Path) -> None:
     (gpus / "0000:66:00.0").mkdir()  # of one that it tells nothing of
     assert host.gpu_names() == ["NVIDIA A2"]
@@ -410,7 +477,8 @@ def test_ranking_of_other_machines_alone_is_said_to_be_of_no_use_here(
         elsewhere.setattr(host, "describe", lambda: {"processor": "abacus"})
         keep_ranking(load_bundle(folder), RANKED)
     assert ranked_here(load_bundle(folder)) == ()
-    assert f"measured on other machines; measure on this one: edge-build {folder} --rank" in caplog.text
+    assert "was measured on other hardware (arithmetic here " in caplog.text
+    assert f", there abacus); measure on this: edge-build {folder} --rank" in caplog.text
 
 
 def test_ranking_of_another_machine_is_kept_and_of_this_one_replaced(

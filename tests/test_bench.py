@@ -18,10 +18,12 @@ import pytest
 from daemon import DEADLINE_S, run_command
 from media import write_video
 
+from edge.errors import ConfigError
 from engines import load_bundle
 from tools.bench.flops import count_gflop, count_operation
 from tools.bench.peaks import peak_meter
 from tools.bench.pipeline import Memory, PipelineRun, PipelineSettings, measure_pipeline
+from tools.bench.plot import check_plot, plot_engines
 from tools.bench.tables import efficiency_in_words, print_engines, with_rates
 from tools.bench.trace import stage_durations_ms, write_trace
 from tools.bench.turns import Span, Turns, rate_outside, rate_within, undisturbed
@@ -123,6 +125,7 @@ def test_bench_engine_leaves_out_a_backend_that_the_bundle_does_not_have_and_dra
         (["engine", "BUNDLE", "--seconds", "0"], 2, "--seconds is 0.0"),
         (["engine", "BUNDLE", "--plot", "/nowhere/e.png"], 2, "there is no folder /nowhere"),
         (["engine", "BUNDLE", "--plot", "engines.txt"], 2, "allowed are .png, .svg, .pdf"),
+        (["pipeline", "--source", "demo", "--trace", "/proc"], 2, "--trace /proc cannot be written; choose another"),
         (["pipeline", "--source", "/nowhere.mp4", "--engine", "BUNDLE", "--seconds", "0.1"], 3, "there is no file"),
         (["pipeline"], 2, "required: --source"),
         (["pipeline", "--source", "demo", "--trace", "/nowhere/t.json"], 2, "there is no folder /nowhere"),
@@ -138,6 +141,18 @@ def test_bench_error_is_one_line_and_its_exit_code(
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ")
     assert said in result.stderr
+
+
+def test_plot_that_cannot_be_written_is_refused_before_and_after_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--plot /proc/e\.png cannot be written \(No such file or directory\); choose"
+    ):
+        plot_engines(Path("/proc/e.png"), "none", [])
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever is root may write everywhere
+    with pytest.raises(ConfigError, match=r"--plot .*e\.png cannot be written; choose another file"):
+        check_plot(tmp_path / "e.png")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

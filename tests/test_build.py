@@ -160,6 +160,7 @@ def test_engine_of_a_device_without_fp32_is_timed_beside_the_fp32_that_would_run
         ("abacus", "fp32", None, "backend 'abacus' cannot be built; allowed are openvino"),
         ("openvino", "fp8", None, "precision 'fp8'; allowed are fp32, bf16, fp16, int8"),
         ("openvino", "fp32", "TPU", "OpenVINO has no device 'TPU' here; it has .*CPU"),
+        ("onnx", "fp16", "TPU", "onnx has one file for all devices; got --device TPU; leave it out"),
     ],
 )
 def test_build_of_what_there_is_not_is_refused(
@@ -191,6 +192,19 @@ def test_build_without_nncf_says_what_to_install(folder: Path, monkeypatch: pyte
 
 def test_precision_that_was_not_built_is_refused_with_the_command(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"edge-build .*bundle --backend openvino --precision int8"):
+        load_engine(load_bundle(folder), "openvino", precision="int8")
+
+
+def test_precision_that_the_device_has_not_is_refused_before_a_build_is_advised(folder: Path) -> None:
+    if "FP16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has FP16")
+    with pytest.raises(BackendError, match="CPU here does not compute in fp16; it does in fp32"):
+        load_engine(load_bundle(folder), "openvino", precision="fp16")
+
+
+def test_command_in_a_message_names_a_folder_with_spaces_as_a_shell_takes_it(tmp_path: Path) -> None:
+    folder = small_trivial(tmp_path / "my bündle")
+    with pytest.raises(BundleError, match=r"edge-build '.*/my bündle' --backend openvino --precision int8$"):
         load_engine(load_bundle(folder), "openvino", precision="int8")
 
 
@@ -335,6 +349,17 @@ def test_calibration_clips_of_a_manifest_are_those_of_its_training_videos(folder
     split.write_text(f"{header},split\n{first},test\n{second},train\n")
     only = read_clips(bundle, str(split), 2)
     np.testing.assert_array_equal(only, read_clips(bundle, str(split.parent / second.split(",")[0]), 2))
+
+
+@pytest.mark.parametrize("num_clips", [2, 6, 12])
+def test_calibration_clips_are_from_all_along_a_manifest_in_the_order_of_its_classes(
+    folder: Path, phantom_manifest: Path, num_clips: int
+) -> None:
+    bundle = load_bundle(folder)
+    clips = read_clips(bundle, str(phantom_manifest), num_clips)
+    last = phantom_manifest.parent / phantom_manifest.read_text().splitlines()[-1].split(",")[0]
+    assert len(clips) == num_clips
+    assert clips[-1].tobytes() in {clip.tobytes() for clip in read_clips(bundle, str(last), num_clips)}
 
 
 def test_calibration_from_a_recording_too_short_for_a_clip_is_refused(folder: Path, tmp_path: Path) -> None:

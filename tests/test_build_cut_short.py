@@ -187,6 +187,21 @@ def test_build_on_a_full_disk_is_refused_in_one_line(folder: Path) -> None:
     assert files_of(folder) == before
 
 
+def test_fp16_on_a_full_disk_is_refused_by_file_and_leaves_nothing(folder: Path) -> None:
+    before, bundle = files_of(folder), load_bundle(folder)
+    said = rf"model\.fp16\.onnx cannot be written into {folder} \(File too large\); make room"
+    with full_disk(), pytest.raises(EngineError, match=said):
+        build.build_engine(bundle, "onnx", "fp16", build.BuildOptions(), lambda *_: None)
+    assert files_of(folder) == before
+
+
+def test_manifest_on_a_full_disk_stays_and_leaves_nothing_beside_it(folder: Path) -> None:
+    before, bundle = files_of(folder), load_bundle(folder)
+    with full_disk(), pytest.raises(EngineError, match=r"manifest\.json cannot be written .*; give it room"):
+        add_files(bundle, *bundle.files)
+    assert files_of(folder) == before
+
+
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
     """Let no file of this process grow beyond 100 bytes."""

@@ -133,6 +133,7 @@ def test_config_without_source_is_refused() -> None:
         (["--hop", "x"], "'x' is no whole number"),
         (["--hop", "1.5"], "is no whole number"),
         (["--hop", "0"], "--hop is 0; it must be 1 or more"),
+        (["--precision", "int4"], "--precision is 'int4'; allowed are fp32, fp16, bf16, int8"),
         (["--hop", "-1"], "--hop is -1"),
         (["--pace", "fast"], "allowed are realtime, max"),
         (["--backend", "cuda"], "allowed are auto, openvino"),

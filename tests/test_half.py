@@ -166,6 +166,36 @@ def test_check_half_of_a_file_that_does_not_hold_is_refused_with_the_cure(tmp_pa
     assert text.endswith("--backend onnx --precision fp16")
 
 
+@pytest.mark.parametrize(
+    ("write", "name", "cure"),
+    [
+        (lambda bundle: half.write_half(bundle, bundle.path), "model.onnx", "export the bundle again"),
+        (half.check_half, half.HALF_NAME, "--backend onnx --precision fp16"),
+    ],
+)
+def test_half_of_a_damaged_file_is_refused_by_name_with_the_cure(tmp_path, write, name, cure):
+    folder = write_trivial_bundle(tmp_path / "bundle", num_frames=2)
+    bundle = half.add_half(load_bundle(folder))
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    with pytest.raises(EngineError, match=rf"onnx cannot read .*/{name}: .*{cure}$"):
+        write(bundle)
+
+
+@pytest.mark.parametrize("damage", ["operator", "input"])
+def test_half_of_a_network_that_cannot_run_is_refused_by_name(tmp_path, capfd, damage):
+    bundle = load_bundle(write_trivial_bundle(tmp_path / "bundle", num_frames=2))
+    model = onnx.load(bundle.path / "model.onnx")
+    if damage == "operator":
+        model.graph.node[0].op_type = "Abacus"
+    else:
+        model.graph.node[0].input[0] = "nowhere"
+    onnx.save(model, bundle.path / "model.onnx")
+    with pytest.raises(EngineError, match=r"onnx cannot read .*/model\.onnx: .*; export the bundle again$") as caught:
+        half.write_half(bundle, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""
+
+
 def test_half_of_a_network_that_never_holds_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(half, "MAX_ROUNDS", 1)
     with pytest.raises(EngineError, match=r"model\.onnx does not hold in FP16.*in FP32 or BF16"):

@@ -312,6 +312,27 @@ def test_live_newest_window_wins_and_all_others_are_counted(start: Start, hop: i
     running.assert_all_due_are_counted()
 
 
+@pytest.mark.parametrize("num_new", [1, 3, 40])
+def test_live_stop_while_the_engine_is_busy_counts_what_was_never_looked_at(start: Start, num_new: int) -> None:
+    running = start(is_held=True)
+    running.feed.put(NUM_FRAMES)
+    running.wait_for_inference()
+    running.feed.put(num_new)
+    running.end(discard=True)
+    assert len(running.predictions) == 1
+    assert running.meters.counters["skipped"] == num_new
+    running.assert_all_due_are_counted()
+
+
+def test_lossless_stop_skips_nothing(start: Start) -> None:
+    running = start(is_held=True, is_lossless=True)
+    running.feed.put(NUM_FRAMES)
+    running.wait_for_inference()
+    running.feed.put(3)
+    running.end(discard=True)
+    assert running.meters.counters["skipped"] == 0
+
+
 def test_live_prediction_tells_the_windows_skipped_just_before_it(start: Start) -> None:
     running = start(is_held=True)
     running.feed.put(NUM_FRAMES)

@@ -102,8 +102,16 @@ def test_fp32_on_a_gpu_is_not_rounded_to_tf32(bundle: Bundle, monkeypatch: pytes
 
 
 def test_engine_precision_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="has no fp16 onnx file"):
+    with pytest.raises(
+        BundleError, match=r"nothing built for onnxruntime fp16; build it: edge-build .* --backend onnx"
+    ):
         create(bundle, EngineOptions(precision="fp16"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_engine_precision_that_no_onnx_file_has_is_refused_with_those_there_are(bundle: Bundle, precision: str) -> None:
+    with pytest.raises(BackendError, match=f"does not compute in '{precision}'; it does in fp32, fp16"):
+        create(bundle, EngineOptions(precision=precision))
 
 
 def test_engine_model_that_is_none_is_refused_by_file(tmp_path: Path) -> None:

@@ -180,6 +180,13 @@ def test_engine_threads_pinning_and_cache_are_its_users_choice(bundle: Bundle, t
     assert list((tmp_path / "cache").iterdir())
 
 
+def test_engine_cache_that_cannot_be_made_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
+    cache = tmp_path / "file" / "cache"
+    cache.parent.touch()
+    with pytest.raises(EngineError, match=rf"the cache {cache} .* cannot be made \(Not a directory\); name another"):
+        create(bundle, EngineOptions(cache_dir=cache))
+
+
 def test_engine_close_is_idempotent(engine: Engine) -> None:
     engine.close()
     engine.close()

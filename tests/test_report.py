@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -246,6 +247,21 @@ def test_report_of_a_damaged_recording_says_what_was_passed_over(exam: Path, tmp
     assert done.returncode == 0
     assert done.stderr == (
         f"warning: {path} was damaged: 100 bytes in its midst hold no whole message and are passed over\n"
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_report_tells_that_the_recordings_pictures_are_missing(exam: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(exam, tmp_path / "exam")
+    video = folder / "000001.mkv"
+    if damage == "gone":
+        video.unlink()
+    else:
+        video.write_bytes(video.read_bytes()[:500])
+    done = run_command(str(folder), module="edge.report.cli")
+    assert done.returncode == 0
+    assert re.fullmatch(
+        rf"warning: {folder} holds no picture of (\d) of the \1 strongest windows: its video is cut, .*\n", done.stderr
     )
 
 

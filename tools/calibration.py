@@ -3,8 +3,9 @@
 import collections
 import csv
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from edge.sources import open_source
 from engines import Bundle
 
 _TRAINING = ("", "train")
+_Thing = TypeVar("_Thing")
 
 
 def read_clips(bundle: Bundle, source: str, num_clips: int) -> npt.NDArray[np.float32]:
@@ -26,7 +28,7 @@ def read_clips(bundle: Bundle, source: str, num_clips: int) -> npt.NDArray[np.fl
     Args:
         bundle: Says how clips are made.
         source: As `edge-infer --source` takes it; or a manifest (.csv), of which the training videos are used.
-        num_clips: How many at most; of a manifest, from as many videos as there are.
+        num_clips: How many at most; of a manifest, from as many videos as there are, from its start to its end.
 
     Returns:
         (n, T, C, H, W) float32 in [0, 1].
@@ -36,12 +38,18 @@ def read_clips(bundle: Bundle, source: str, num_clips: int) -> npt.NDArray[np.fl
         ConfigError: It gives no clip.
     """
     videos = list(_videos(Path(source))) if source.endswith(".csv") else [(source, "auto")]
-    per_video = -(-num_clips // len(videos))
-    chosen = videos[:: max(1, len(videos) // num_clips)]
+    chosen = _evenly(videos, num_clips)
+    per_video = -(-num_clips // len(chosen))
     clips = [clip for uri, roi in chosen for clip in _clips_of(bundle, uri, roi, per_video)]
     if not clips:
         raise ConfigError(f"{source} gives no clip of {bundle.num_frames} frames; name a longer one")
-    return np.stack(clips[:num_clips])
+    return np.stack(_evenly(clips, num_clips))
+
+
+def _evenly(things: Sequence[_Thing], number: int) -> list[_Thing]:
+    """Return so many of them at most, from all along: a manifest may be in the order of its classes."""
+    places = np.linspace(0, len(things) - 1, min(number, len(things))).round().astype(int)
+    return [things[place] for place in places]
 
 
 def _videos(manifest: Path) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,15 @@
-"""Figures that both benches use: percentiles, the machine, its peak."""
+"""What both benches use: percentiles, the machine, where figures go."""
 
 import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from edge import __version__
+from edge.errors import ConfigError
 from engines.host import num_cores, processor_name
 
 _LIBRARIES = ("openvino", "onnxruntime", "tensorrt", "torch", "numpy", "av", "pyzmq")
@@ -18,6 +20,18 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     if not len(values):
         return None
     return dict(zip(("p50", "p95", "p99", "max"), np.percentile(values, (50, 95, 99, 100)).tolist(), strict=True))
+
+
+def check_output(option: str, path: Path) -> None:
+    """Refuse, before anything is measured, a file that could not be written in the end.
+
+    Raises:
+        ConfigError: Its folder is not there, or it cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{option} {path} cannot be written; choose another file")
 
 
 def describe_hardware() -> str:

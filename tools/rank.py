@@ -38,7 +38,7 @@ def _measure(bundle: Bundle) -> list[Ranked]:
     with console.status(telling) if console.is_terminal else contextlib.nullcontext():
         results, _ = measure_engines(bundle.path, choices, _SECONDS, is_strict=False, with_peaks=False)
     if not results:
-        where = "why each is left out stands above" if choices else f"{bundle.build_command('--check')} says why"
+        where = "why each is left out stands above" if choices else f"edge-build {bundle.shell_path} --check says why"
         raise EngineError(f"no engine of {bundle.path} runs here; {where}")
     return [
         Ranked(result["backend"], result["device"], result["precision"], result["latency_ms"]["p50"])

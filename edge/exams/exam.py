@@ -177,8 +177,15 @@ def _keyframes(recording: Recording, windows: list[_Window], number: int) -> tup
         for times, image in segment.images()
         if times.index in wanted[place]
     }
-    keyframes = (_keyframe(window, pictures) for window in chosen)
-    return tuple(keyframe for keyframe in keyframes if keyframe is not None)
+    keyframes = [keyframe for window in chosen if (keyframe := _keyframe(window, pictures)) is not None]
+    if num_missing := len(chosen) - len(keyframes):
+        _log.warning(
+            "%s holds no picture of %d of the %d strongest windows: its video is cut, damaged or lacks these frames",
+            recording.folder,
+            num_missing,
+            len(chosen),
+        )
+    return tuple(keyframes)
 
 
 def _strongest(windows: list[_Window], number: int) -> list[_Window]:

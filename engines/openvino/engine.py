@@ -70,7 +70,7 @@ def file_for(bundle: Bundle, precision: str, device: str | None = None) -> Bundl
         return bundle.file("onnx", "fp32")
     raise BundleError(
         f"bundle {bundle.path} has nothing built for openvino {precision}; build it: "
-        f"{bundle.build_command('--backend', 'openvino', '--precision', precision)}"
+        f"edge-build {bundle.shell_path} --backend openvino --precision {precision}"
     )
 
 
@@ -91,15 +91,19 @@ class OpenVinoEngine(HostEngine):
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         precision = options.precision or "fp32"
+        openvino, core = import_openvino(), shared_core()
+        if precision in _ARITHMETIC and precision not in precisions(bundle):  # to build it must not be the advice then
+            check_device(core, (options.device or DEFAULT_DEVICE).upper(), precision)
         file = file_for(bundle, precision, options.device)
         device = options.device.upper() if options.device else device_of(file)
         super().__init__(
             EngineSpec(bundle.name, file.sha256, "openvino", precision, device, bundle.clip_tchw, bundle.classes)
         )
         self._stem: Any = None
-        openvino, core = import_openvino(), shared_core()
         capabilities = check_device(core, device, precision)
         path = bundle.path / file.name
+        if options.cache_dir is not None:
+            _make_cache(options.cache_dir)
         try:
             model = read_network(path)
             model.reshape([1, *bundle.clip_tchw])
@@ -222,6 +226,16 @@ class OpenVinoThroughputEngine(OpenVinoEngine):
         super().close()
 
 
+def _make_cache(folder: Path) -> None:
+    """Refuse a folder that is not there and cannot be made: OpenVINO's error would be laid at the network's door."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise EngineError(
+            f"the cache {folder} of compiled networks cannot be made ({exc.strerror}); name another folder"
+        ) from exc
+
+
 def import_openvino() -> Any:
     """Import the library.
 
@@ -275,7 +289,7 @@ def check_device(core: Any, device: str, precision: str) -> list[str]:
     if not _is_there(core, device):
         raise BackendError(f"OpenVINO has no device {device!r} here; it has {', '.join(core.available_devices)}")
     capabilities = list(core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
-    if _CAPABILITIES[precision] not in capabilities:
+    if _CAPABILITIES.get(precision) not in capabilities:
         known = [name for name, capability in _CAPABILITIES.items() if capability in capabilities]
         raise BackendError(f"device {device} here does not compute in {precision}; it does in {', '.join(known)}")
     return capabilities

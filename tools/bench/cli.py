@@ -23,7 +23,7 @@ from tools.bench.pipeline import PipelineSettings, Report, measure_pipeline
 from tools.bench.plot import check_plot, plot_engines
 from tools.bench.tables import print_display, print_engines, print_pipeline, with_rates
 from tools.bench.trace import write_trace
-from tools.measures import describe_hardware
+from tools.measures import check_output, describe_hardware
 
 
 def main() -> int:
@@ -151,8 +151,8 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> Iterator[EngineChoi
 
 
 def _bench_pipeline(options: argparse.Namespace) -> Report:
-    if options.trace is not None and not options.trace.parent.is_dir():
-        raise ConfigError(f"--trace {options.trace}: there is no folder {options.trace.parent}")
+    if options.trace is not None:
+        check_output("--trace", options.trace)
     settings = PipelineSettings(
         source=options.source,
         engine=options.engine,

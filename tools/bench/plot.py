@@ -5,6 +5,7 @@ from typing import Any
 
 from edge.errors import ConfigError
 from tools.bench.tables import is_eager
+from tools.measures import check_output
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = {"fp32": "#4c72b0", "fp16": "#55a868", "bf16": "#dd8452", "int8": "#c44e52"}
@@ -14,12 +15,11 @@ def check_plot(path: Path) -> None:
     """Refuse, before anything is measured, a file that could not be drawn in the end.
 
     Raises:
-        ConfigError: Its folder or its format is not there, or matplotlib is not.
+        ConfigError: Its folder or its format is not there or cannot be written, or matplotlib is not there.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"--plot {path}: there is no folder {path.parent}")
     if path.suffix not in _SUFFIXES:
         raise ConfigError(f"--plot {path}: allowed are {', '.join(_SUFFIXES)}")
+    check_output("--plot", path)
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:
@@ -27,7 +27,11 @@ def check_plot(path: Path) -> None:
 
 
 def plot_engines(path: Path, name: str, engines: list[dict[str, Any]]) -> None:
-    """Draw each engine's rate, and its median latency with the reach to p99."""
+    """Draw each engine's rate, and its median latency with the reach to p99.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 1.6 + 0.5 * len(engines)), layout="constrained")
@@ -45,7 +49,10 @@ def plot_engines(path: Path, name: str, engines: list[dict[str, Any]]) -> None:
     rates.invert_yaxis()
     for axes in (rates, latencies):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as exc:
+        raise ConfigError(f"--plot {path} cannot be written ({exc.strerror}); choose another file") from exc
 
 
 def _label(engine: dict[str, Any]) -> str:
