@@ -5,6 +5,10 @@ import sys
 from engines.bundle import Bundle, PreprocessSpec, load_bundle
 from engines.engine import Engine, EngineOutput, EngineSpec
 from engines.load import BACKENDS, load_engine
+from engines.parity import TOLERANCES
+
+PRECISIONS = tuple(TOLERANCES)
+"""What a network may be computed in."""
 
 # OpenVINO and NNCF report to Google Analytics that they were imported, without asking, where this package of theirs can
 # be imported; it comes with OpenVINO. A machine beside a scanner calls nobody.
@@ -12,6 +16,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "BACKENDS",
+    "PRECISIONS",
     "Bundle",
     "Engine",
     "EngineOutput",
