@@ -22,8 +22,7 @@ from edge.sources.network.address import is_mistyped
 from edge.sources.options import SourceOptions
 from edge.sources.v4l2.modes import parse_size
 from edge.tuning import parse_tuning
-from engines import BACKENDS
-from engines.parity import TOLERANCES
+from engines import BACKENDS, PRECISIONS
 
 _IMAGE = ImageThresholds()
 _MAX_TOML_BYTES = 2**20
@@ -89,8 +88,8 @@ class Config:
         allowed = ("auto", *BACKENDS)
         _check(self.backend in allowed, f"--backend is {self.backend!r}; allowed are {', '.join(allowed)}")
         _check(
-            self.precision in (None, *TOLERANCES),
-            f"--precision is {self.precision!r}; allowed are {', '.join(TOLERANCES)}",
+            self.precision in (None, *PRECISIONS),
+            f"--precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}",
         )
         _check(self.duration is None or self.duration > 0, f"--duration is {self.duration}; it must be above 0 s")
         _check(
