@@ -121,6 +121,44 @@ def attribute_of_an_operator(records: Records) -> None:
     _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target="torch.ops.aten.add.overloads"))
 
 
+def library_of_metadata(records: Records) -> None:
+    looked_up = {"source_fn_stack": "x,torch.ctypes.cdll./lib/library"}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(metadata=looked_up))
+
+
+def library_of_an_argument(records: Records) -> None:
+    looked_up = {"name": "x", "arg": {"as_operator": "torch.ctypes.cdll.library"}, "kind": 1}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0]["inputs"].append(looked_up))
+
+
+def item_of_anything(records: Records) -> None:
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target="_operator.getitem"))
+
+
+def attribute_of_torch(records: Records) -> None:
+    records[MODEL] = records[MODEL].replace(b'"clip"', b'"torch.marked"')
+
+
+def attribute_of_a_module(records: Records) -> None:
+    records[MODEL] = records[MODEL].replace(b'"model.fc.weight"', b'"forward.__func__.__globals__"')
+
+
+def printed_text(records: Records) -> None:
+    text = {"name": "s", "arg": {"as_string": "not the terminal's"}, "kind": 1}
+    changed = {"target": "torch.ops.aten._print.default", "inputs": [text]}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(changed))
+
+
+def quoted_constant(records: Records) -> None:
+    text = {"as_string": f"' or __import__('os').mkdir('{MARK}') or '"}
+    _change(records, MODEL, lambda program: _graph(program)["inputs"].append(text))
+
+
+def path_of_a_tensor(records: Records) -> None:
+    entry = {"path_name": "../tensor_0", "is_param": False, "use_pickle": False, "tensor_meta": None}
+    _change(records, CONSTANTS, lambda config: config["config"].update(x=entry))
+
+
 ATTACKS = [
     pickled_weight,
     pickled_inputs,
@@ -182,6 +220,14 @@ def test_program_that_runs_code_in_plain_torch_is_refused(attacked, monkeypatch,
         (expression, "which torch would run as code"),
         (expression_of_a_tensor_named_metadata, "which torch would run as code"),
         (name_of_an_input, "it names something \"x=__import__('os').mkdir('ran')\""),
+        (library_of_metadata, "it holds the text 'x,torch.ctypes.cdll./lib/library', which torch would run"),
+        (library_of_an_argument, "it holds the text 'torch.ctypes.cdll.library', which torch would run"),
+        (item_of_anything, "it calls '_operator.getitem', which is no operator"),
+        (attribute_of_torch, "it names something 'torch.marked'"),
+        (attribute_of_a_module, "it names something 'forward.__func__.__globals__'"),
+        (printed_text, "it calls 'torch.ops.aten._print.default', which is no operator"),
+        (quoted_constant, "it names something \"' or __import__('os').mkdir('ran') or '\""),
+        (path_of_a_tensor, "it names something '../tensor_0'"),
         (container_of_any_type, "its inputs or outputs are of type 'collections.defaultdict'"),
     ],
 )
