@@ -87,7 +87,8 @@ class PredictionMessage:
     def age_ms(self) -> float:
         """Time since capture; since receipt where the daemon runs on another host, whose clock says nothing here."""
         is_same_host = self.header["host"] == self.arrival.host
-        start_ns = self.t_capture_ns if is_same_host else self.arrival.t_received_ns
+        # what says that it was captured later than it came would be new for ever
+        start_ns = min(self.t_capture_ns, self.arrival.t_received_ns) if is_same_host else self.arrival.t_received_ns
         return (time.monotonic_ns() - start_ns) / 1e6
 
 
@@ -181,7 +182,8 @@ def _read_prediction(message: Message, arrival: Arrival) -> PredictionMessage:
 def _read_place(about: Any, num_frames: int) -> HeatmapPlace:
     place = HeatmapPlace(_rect(about["roi_px"]), _count(about["keyframe"]), _number(about["peak"]))
     shape = about["shape"]
-    if about["dtype"] != "float16" or len(shape) != 3 or not place.keyframe < num_frames or max(shape) > _MAX_CELLS:
+    is_sound = len(shape) == 3 and min(shape) >= 1 and max(shape) <= _MAX_CELLS and place.keyframe < num_frames
+    if about["dtype"] != "float16" or not is_sound:
         raise ValueError(f"heatmap {about['dtype']} {shape} with keyframe {place.keyframe}")
     return place
 
@@ -191,7 +193,10 @@ def _read_status(message: Message, arrival: Arrival) -> StatusMessage:
     _check_tables(header, "engine", "exam", "recording")
     for key in ("source", "exam_trouble"):
         _text(header.get(key) or "")
-    _number(header.get("fps") or 0)
+    for table, keys in (("engine", ("name", "backend", "precision")), ("recording", ("trouble",))):
+        for key in keys:
+            _text((header.get(table) or {}).get(key) or "")
+    _numbers({"fps": header.get("fps")})
     return StatusMessage(
         stream=_text(header["stream"]),
         state=State(header["state"]),
@@ -235,13 +240,13 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{value!r:.80} is no whole number from 0")
     return value
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{value!r:.80} is no number")
     return float(value)
 

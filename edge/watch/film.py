@@ -20,6 +20,8 @@ _TIME_BASE_HZ = 1000
 _MIN_WIDTH_PX, _STRIP_PX = 480, 84
 _MAX_SIDE_PX = 16_000
 """H.264 has no larger pictures, and no source an image of one row."""
+_MAX_GAP_MS = 3_600_000
+"""Between two pictures: a longer one is no time of a clock that goes, and MP4 holds none of weeks."""
 _INK, _FAINT, _WARNING, _BACK = (238, 242, 246), (163, 174, 187), (255, 194, 77), (16, 20, 26)
 _NOTICE = "Research use only, not for diagnosis"
 
@@ -83,6 +85,7 @@ class Film:
                 self._write(image, view.frame.t_capture_ns)
 
     def _draw(self, view: View) -> RgbImage | None:
+        state = self._states.pop(view.frame.index, self._state)
         image = decode_picture(view.frame)
         if image is None:
             return None
@@ -95,9 +98,9 @@ class Film:
         if max(size) > _MAX_SIDE_PX:
             return None
         enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
-        return np.concatenate([enlarged, self._strip(enlarged.shape[1], view)])
+        return np.concatenate([enlarged, self._strip(enlarged.shape[1], view, state)])
 
-    def _strip(self, width: int, view: View) -> RgbImage:
+    def _strip(self, width: int, view: View, state: str) -> RgbImage:
         strip = Image.new("RGB", (width, _STRIP_PX), _BACK)
         pen = ImageDraw.Draw(strip)
         prediction = self._prediction if view.heat is not None else None
@@ -105,7 +108,6 @@ class Film:
         if prediction is not None:
             side = "at or above" if prediction.positive else "below"
             big = f"{prediction.classes[-1]} {prediction.probability:.1%}, {side} {prediction.threshold:.1%}"
-        state = self._states.pop(view.frame.index, self._state)
         wall = datetime.datetime.fromtimestamp(view.frame.t_wall_ns / 1e9).astimezone()
         small = f"{state}   frame {view.frame.index}   {wall:%Y-%m-%d %H:%M:%S}.{wall.microsecond // 1000:03d}"
         pen.text((10, 4), big, _INK, ImageFont.load_default(24))
@@ -121,6 +123,9 @@ class Film:
             return  # the source changed its size: the video keeps the first
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         pts = (t_capture_ns - self._first_ns) * _TIME_BASE_HZ // 10**9
+        if abs(pts - self._last_pts) > _MAX_GAP_MS:
+            pts = self._last_pts + 1
+            self._first_ns = t_capture_ns - pts * 10**9 // _TIME_BASE_HZ
         frame.pts = self._last_pts = max(self._last_pts + 1, pts)
         frame.time_base = Fraction(1, _TIME_BASE_HZ)
         for packet in stream.encode(frame):
