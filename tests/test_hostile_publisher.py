@@ -229,6 +229,19 @@ def test_pictures_are_kept_up_to_a_size_and_not_only_to_a_number(publisher: Smal
         assert num_shown == 9
 
 
+def test_large_messages_are_handed_over_a_few_at_a_time(publisher: SmallPublisher) -> None:
+    with Subscriber(publisher.address, kinds=KINDS) as subscriber:
+        publisher.wait_for_subscriptions(3)
+        for index in range(12):
+            publisher.send_frame(index, num_padding_bytes=16 << 20)
+        taken: list[int] = []
+        while sum(taken) < 12:
+            assert subscriber.has_ended is False
+            taken.append(len(subscriber.drain()))
+            time.sleep(0.1)
+        assert max(taken) <= 4
+
+
 def test_message_of_absurd_size_never_reaches_a_readers_memory(publisher: SmallPublisher) -> None:
     with Subscriber(publisher.address, kinds=KINDS, timeout_s=None) as subscriber:
         publisher.wait_for_subscriptions(3)
