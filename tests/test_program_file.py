@@ -149,6 +149,13 @@ def printed_text(records: Records) -> None:
     _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(changed))
 
 
+def calling(name: str) -> Callable[[Records], None]:
+    def attack(records: Records) -> None:
+        _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target=f"torch.ops.aten.{name}"))
+
+    return attack
+
+
 def quoted_constant(records: Records) -> None:
     text = {"as_string": f"' or __import__('os').mkdir('{MARK}') or '"}
     _change(records, MODEL, lambda program: _graph(program)["inputs"].append(text))
@@ -262,4 +269,23 @@ def test_file_that_torch_would_read_in_its_older_form_is_refused(bundle, tmp_pat
     # a second directory behind the first: torch's own reader and Python's need not find the same
     path.write_bytes(content + path.read_bytes())
     with pytest.raises((ForeignCodeError, RuntimeError)):
+        load_program(torch, path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_pool2d_with_indices_backward.default",
+        "adaptive_max_pool2d_backward.default",
+        "_sparse_coo_tensor_unsafe.default",
+        "_segment_reduce_backward.default",
+        "_ctc_loss.default",
+        "ctc_loss.IntList",
+        "_unsafe_index_put.default",
+    ],
+)
+def test_operator_that_writes_where_an_index_tells_it_to_is_refused(bundle, tmp_path, name):
+    """A backward pass, say, adds its gradients at the indices that it is given, and is not told the tensor's size."""
+    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", calling(name))
+    with pytest.raises(ForeignCodeError, match="which is no operator on tensors"):
         load_program(torch, path)

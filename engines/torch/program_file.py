@@ -22,6 +22,14 @@ _ENGINE_RECORDS = re.compile(r"data/constants/custom_obj_\d+|extra/\w+(\.json)?"
 """What a program of torch-tensorrt holds beside: TensorRT's plans, as objects of a class in C++."""
 _OPERATOR = re.compile(r"torch\.ops\.(aten)\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
 _ENGINE_OPERATOR = re.compile(r"torch\.ops\.(aten|tensorrt)\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
+_INNER = frozenset({
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_assert_async", "_assert_scalar", "_assert_tensor_metadata",
+    "_convolution", "_log_softmax", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "_scaled_dot_product_flash_attention_for_cpu", "_softmax", "_to_copy", "_unsafe_view",
+})  # fmt: skip
+"""Of the operators that are torch's own affair, those that a network may hold; others trust their callers."""
+_TRUSTING = re.compile(r"backward|sparse|nested|segment_|ctc_")
+"""Operators that write or read where an index tells them to, in the tensor or not."""
 _NAME = re.compile(r"\w*", re.ASCII)
 """A variable of the code that torch makes: with a dot in it, that code would set an attribute of anything."""
 _PATH = re.compile(r"[\w.]*", re.ASCII)
@@ -140,12 +148,15 @@ def _check_operator(torch: Any, target: Any, allowed: re.Pattern[str]) -> None:
 
 
 def _is_computation(schema: Any) -> bool:
-    """Return whether an operator gives tensors or asserts something, and reads or writes no file.
+    """Return whether an operator gives tensors or asserts something, and reads or writes no file or other memory.
 
     Others print, or change how the process computes. A text is a mode but for from_file and save, which take a name.
     """
+    name = schema.name.partition("::")[2]
+    if _TRUSTING.search(name) or (name.startswith("_") and name not in _INNER):
+        return False
     gives_tensors = any("Tensor" in str(each.type) for each in schema.returns)
-    is_computation = gives_tensors or schema.name.startswith("aten::_assert_")
+    is_computation = gives_tensors or name.startswith("_assert_")
     return is_computation and "filename" not in {argument.name for argument in schema.arguments}
 
 
