@@ -23,9 +23,9 @@ from edge.commandline import print_line
 from edge.connection import Connection
 from edge.curve import check_form, is_ipv6, secure_client
 from edge.errors import ConfigError, SourceError, WireError
-from edge.messages import AnyMessage, Arrival, PredictionMessage, StatusMessage, read_message
+from edge.messages import AnyMessage, Arrival, FrameMessage, PredictionMessage, StatusMessage, read_message
 from edge.prediction import State
-from edge.wire import MAX_PART_BYTES, VERSION, boot_id, decode
+from edge.wire import MAX_PART_BYTES, VERSION, boot_id, decode, unpack_header
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 KINDS = ("prediction", "status", "frame")
@@ -33,6 +33,10 @@ KINDS = ("prediction", "status", "frame")
 _LAST_STATES = (State.NO_SIGNAL, State.FAULT)
 _MAX_WAITING = 10_000  # messages: several minutes of predictions; what comes beyond them is lost and counted
 _MAX_WAITING_FRAMES = 1000  # of some 50 KB; where so many wait as the daemon leaves, ZeroMQ drops what lies behind them
+
+_MAX_DRAINED_BYTES = 64 << 20
+_MAX_STREAMS = 64
+"""Of one daemon, which has one: of more than that no gaps are counted."""
 
 
 class Subscriber:
@@ -141,10 +145,14 @@ class Subscriber:
         return None
 
     def drain(self) -> list[AnyMessage]:
-        """Return all messages that wait now, oldest first."""
+        """Return all messages that wait now, oldest first; of many or large ones those that are handled at a time."""
         messages: list[AnyMessage] = []
-        while len(messages) < _MAX_WAITING and (message := self.receive(0)) is not None:
+        num_bytes = 0
+        while (
+            len(messages) < _MAX_WAITING and num_bytes < _MAX_DRAINED_BYTES and (message := self.receive(0)) is not None
+        ):
             messages.append(message)
+            num_bytes += len(message.jpeg) if isinstance(message, FrameMessage) else 0
         return messages
 
     def describe_silence(self, silent_s: float) -> str:
@@ -222,6 +230,8 @@ class Subscriber:
         elif isinstance(message, PredictionMessage):
             # a lower number than expected is a daemon that started again
             self.num_lost += max(0, message.seq - self._next_seq.get(message.stream, message.seq))
+            if len(self._next_seq) >= _MAX_STREAMS:
+                self._next_seq.clear()
             self._next_seq[message.stream] = message.seq + 1
         self._is_end_told = False
         self._is_last_word = isinstance(message, StatusMessage) and message.state in _LAST_STATES
@@ -234,7 +244,7 @@ class Subscriber:
 
 def _is_of_newer_version(parts: Sequence[bytes]) -> bool:
     try:
-        version: Any = msgpack.unpackb(parts[1])["v"]
+        version: Any = unpack_header(parts[1])["v"]
     except (LookupError, TypeError, ValueError, msgpack.UnpackException):
         return False
     return isinstance(version, int) and version > VERSION

@@ -118,7 +118,7 @@ def ignore_signals() -> None:
 
 def print_line(kind: str, text: str) -> None:
     """Print `kind: text` to stderr as one line, whatever the text holds."""
-    log_line(f"{kind}: {_one_line(text)}")
+    log_line(f"{kind}: {one_line(text)}")
 
 
 def log_line(line: str) -> None:
@@ -127,7 +127,7 @@ def log_line(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return the text without line breaks and with control characters escaped: names of files may hold any."""
     words = " ".join(text.split())
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in words)
@@ -140,7 +140,7 @@ class LineHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             print_line("error" if record.levelno >= logging.ERROR else "warning", record.getMessage())
         else:
-            log_line(_one_line(record.getMessage()))
+            log_line(one_line(record.getMessage()))
 
 
 def log_lines(level: int = logging.WARNING) -> None:

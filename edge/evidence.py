@@ -43,7 +43,7 @@ def find_evidence(prediction: PredictionMessage, index: int | None = None) -> Ev
     num_frames = len(heatmap)
     num_indices = prediction.last_index - prediction.first_index
     return Evidence(
-        map_hw=map_hw / peak,
+        map_hw=np.clip(map_hw / peak, 0, 1),
         roi_px=place.roi_px,
         num_frames_back=num_frames - 1 - slot,
         frame_index=prediction.first_index + round(slot * num_indices / max(1, num_frames - 1)),

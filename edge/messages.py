@@ -87,7 +87,8 @@ class PredictionMessage:
     def age_ms(self) -> float:
         """Time since capture; since receipt where the daemon runs on another host, whose clock says nothing here."""
         is_same_host = self.header["host"] == self.arrival.host
-        start_ns = self.t_capture_ns if is_same_host else self.arrival.t_received_ns
+        # what says that it was captured later than it came would be new for ever
+        start_ns = min(self.t_capture_ns, self.arrival.t_received_ns) if is_same_host else self.arrival.t_received_ns
         return (time.monotonic_ns() - start_ns) / 1e6
 
 
@@ -192,7 +193,10 @@ def _read_status(message: Message, arrival: Arrival) -> StatusMessage:
     _check_tables(header, "engine", "exam", "recording")
     for key in ("source", "exam_trouble"):
         _text(header.get(key) or "")
-    _number(header.get("fps") or 0)
+    for table, keys in (("engine", ("name", "backend", "precision")), ("recording", ("trouble",))):
+        for key in keys:
+            _text((header.get(table) or {}).get(key) or "")
+    _numbers({"fps": header.get("fps")})
     return StatusMessage(
         stream=_text(header["stream"]),
         state=State(header["state"]),

@@ -154,13 +154,24 @@ def decode(parts: Sequence[bytes]) -> Message:
     """
     try:
         kind = bytes(parts[0]).decode().split(".", 1)[0]
-        header = unpack(parts[1])
+        header = unpack_header(parts[1])
         version = header["v"]
     except (IndexError, KeyError, TypeError, ValueError, msgpack.UnpackException) as exc:
         raise WireError(f"not a message of this wire format ({type(exc).__name__}: {exc})") from exc
     if not isinstance(version, int) or version > VERSION:
         raise WireError(f"the message has wire version {version!r}; this reader knows up to {VERSION}; update it")
     return Message(kind, header, tuple(parts[2:]))
+
+
+def unpack_header(packed: bytes) -> Any:
+    """Read a message's header, of bounded size: an empty list is one byte of it, and sixty in memory.
+
+    Raises:
+        ValueError, TypeError, msgpack.UnpackException: It is damaged, or beyond the bounds.
+    """
+    if len(packed) > _MAX_BYTES:
+        raise ValueError(f"a header of {len(packed)} bytes")
+    return unpack(packed)
 
 
 def unpack(packed: bytes, max_bytes: int = _MAX_BYTES) -> Any:

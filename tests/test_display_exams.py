@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import zmq
 from display_server import DisplayServer, browsing, serving
@@ -204,6 +205,26 @@ def test_display_ends_without_a_word_while_a_control_socket_does_not_answer(
             _, complaints = server.process.communicate(timeout=DEADLINE_MS / 1000)
         assert server.process.returncode == 0
         assert "Traceback" not in complaints
+
+
+def test_display_asks_on_where_answers_lack_all_that_they_should_hold(tmp_path: Path) -> None:
+    answers = [{}, {"status": 5}, {"status": {}}, {"exam": {}}]
+
+    async def trouble(server: DisplayServer) -> str:
+        async with browsing(server) as browser:
+            facts, _ = await browser.until(lambda facts: facts["kind"] == "exam" and facts["trouble"])
+            return str(facts["trouble"])
+
+    with zmq.Context() as context, context.socket(zmq.REP) as control, SmallPublisher() as publisher:
+        control.linger = 0
+        control.bind(f"ipc://{tmp_path}/control")
+        with serving("--connect", publisher.address, "--control", f"ipc://{tmp_path}/control") as server:
+            for answer in answers:
+                assert control.poll(DEADLINE_MS), "it asks no more"
+                control.recv()
+                control.send(msgpack.packb({"v": 1, "ok": True, **answer}))
+            assert "gave an answer that lacks something" in asyncio.run(trouble(server))
+            assert control.poll(DEADLINE_MS)
 
 
 def test_exam_is_not_begun_at_the_control_socket_of_another_daemon(daemon: SmallDaemon, display: DisplayServer) -> None:

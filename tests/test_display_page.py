@@ -24,6 +24,8 @@ from display_server import DisplayServer, serving
 from playwright.sync_api import Browser, expect
 from small_publisher import SmallPublisher
 
+from edge.prediction import State
+
 INNER_CELLS = (5, 6, 9, 10)
 
 WATCH_HEAT = """() => {
@@ -354,6 +356,23 @@ def test_strip_that_changes_leaves_finger_and_keyboard_on_what_stays(browser: Br
         publisher.send_prediction(0.85, t_capture_ns=weakest_ns + 1)
         expect(buttons.nth(2)).to_contain_text("85 %")
         assert buttons.nth(2).evaluate("button => document.activeElement === button")
+        assert visit.complaints == []
+        visit.page.close()
+
+
+def test_page_tells_of_a_stream_beside_one_whose_status_lacks_a_percentile(browser: Browser, tmp_path: Path) -> None:
+    addresses = [f"ipc://{tmp_path}/{name}" for name in ("a", "b")]
+    with (
+        SmallPublisher(addresses[0]) as lacking,
+        SmallPublisher(addresses[1]) as second,
+        serving("--connect", *addresses) as server,
+    ):
+        for publisher in (lacking, second):
+            publisher.wait_for_subscriptions(3)
+        visit = Visit(browser, server.url)
+        lacking.send_status(latency_ms={"p50": 13.0})
+        second.send_status(State.FAULT, "the engine is gone")
+        visit.expect_state("FAULT", tile=1)
         assert visit.complaints == []
         visit.page.close()
 

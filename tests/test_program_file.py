@@ -166,6 +166,51 @@ def older_form_behind_the_newer(records: Records) -> None:
     records[WHOLE] = _two_archives(records, hidden)
 
 
+def library_of_metadata(records: Records) -> None:
+    looked_up = {"source_fn_stack": "x,torch.ctypes.cdll./lib/library"}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(metadata=looked_up))
+
+
+def library_of_an_argument(records: Records) -> None:
+    looked_up = {"name": "x", "arg": {"as_operator": "torch.ctypes.cdll.library"}, "kind": 1}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0]["inputs"].append(looked_up))
+
+
+def item_of_anything(records: Records) -> None:
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target="_operator.getitem"))
+
+
+def attribute_of_torch(records: Records) -> None:
+    records[MODEL] = records[MODEL].replace(b'"clip"', b'"torch.marked"')
+
+
+def attribute_of_a_module(records: Records) -> None:
+    records[MODEL] = records[MODEL].replace(b'"model.fc.weight"', b'"forward.__func__.__globals__"')
+
+
+def printed_text(records: Records) -> None:
+    text = {"name": "s", "arg": {"as_string": "not the terminal's"}, "kind": 1}
+    changed = {"target": "torch.ops.aten._print.default", "inputs": [text]}
+    _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(changed))
+
+
+def calling(name: str) -> Callable[[Records], None]:
+    def attack(records: Records) -> None:
+        _change(records, MODEL, lambda program: _graph(program)["nodes"][0].update(target=f"torch.ops.aten.{name}"))
+
+    return attack
+
+
+def quoted_constant(records: Records) -> None:
+    text = {"as_string": f"' or __import__('os').mkdir('{MARK}') or '"}
+    _change(records, MODEL, lambda program: _graph(program)["inputs"].append(text))
+
+
+def path_of_a_tensor(records: Records) -> None:
+    entry = {"path_name": "../tensor_0", "is_param": False, "use_pickle": False, "tensor_meta": None}
+    _change(records, CONSTANTS, lambda config: config["config"].update(x=entry))
+
+
 ATTACKS = [
     pickled_weight,
     pickled_inputs,
@@ -231,6 +276,14 @@ def test_program_that_runs_code_in_plain_torch_is_refused(attacked, monkeypatch,
         (expression, "which torch would run as code"),
         (expression_of_a_tensor_named_metadata, "which torch would run as code"),
         (name_of_an_input, "it names something \"x=__import__('os').mkdir('ran')\""),
+        (library_of_metadata, "it holds the text 'x,torch.ctypes.cdll./lib/library', which torch would run"),
+        (library_of_an_argument, "it holds the text 'torch.ctypes.cdll.library', which torch would run"),
+        (item_of_anything, "it calls '_operator.getitem', which is no operator"),
+        (attribute_of_torch, "it names something 'torch.marked'"),
+        (attribute_of_a_module, "it names something 'forward.__func__.__globals__'"),
+        (printed_text, "it calls 'torch.ops.aten._print.default', which is no operator"),
+        (quoted_constant, "it names something \"' or __import__('os').mkdir('ran') or '\""),
+        (path_of_a_tensor, "it names something '../tensor_0'"),
         (container_of_any_type, "its inputs or outputs are of type 'collections.defaultdict'"),
     ],
 )
@@ -252,3 +305,22 @@ def test_tensors_are_unpickled_and_torchs_switch_is_as_before(bundle, tmp_path, 
             monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
         assert load_program(torch, path).example_inputs[0][0].shape == (1, *bundle.clip_tchw)
         assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_pool2d_with_indices_backward.default",
+        "adaptive_max_pool2d_backward.default",
+        "_sparse_coo_tensor_unsafe.default",
+        "_segment_reduce_backward.default",
+        "_ctc_loss.default",
+        "ctc_loss.IntList",
+        "_unsafe_index_put.default",
+    ],
+)
+def test_operator_that_writes_where_an_index_tells_it_to_is_refused(bundle, tmp_path, name):
+    """A backward pass, say, adds its gradients at the indices that it is given, and is not told the tensor's size."""
+    path = written(bundle.path / "model.pt2", tmp_path / "model.pt2", calling(name))
+    with pytest.raises(ForeignCodeError, match="which is no operator on tensors"):
+        load_program(torch, path)

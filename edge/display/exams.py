@@ -91,6 +91,9 @@ class _Desk:
                 await self.tell()
             except EdgeError as exc:
                 self._hub.exam(self._address, None, str(exc))
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+                told = f"{self._control} gave an answer that lacks something ({type(exc).__name__})"
+                self._hub.exam(self._address, None, told)
             await asyncio.sleep(_INTERVAL_S)
 
     async def ask(self, command: str, **arguments: Any) -> Facts:

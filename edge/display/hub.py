@@ -16,7 +16,7 @@ from edge.wire import strict_json
 HISTORY_S = 60.0
 _MAX_HISTORY = 100_000
 """Of a minute: more than any daemon publishes, also where its times lie in the future."""
-_MAX_STREAMS = 64
+_MAX_STREAMS = 16
 """Of one daemon, which has one: whoever names more fills the page and the memory."""
 _CURRENT_NS = 1_500_000_000
 """A daemon that lives says its status every second."""

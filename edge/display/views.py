@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import time
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from edge.evidence import slot_of
 from edge.messages import FrameMessage, PredictionMessage
 from edge.sources.base import Rect
 
-_NUM_FRAMES_KEPT = 128
+_NUM_FRAMES_KEPT, _MAX_KEPT_BYTES = 128, 64 << 20
 _PATIENCE_NS, _MAX_PATIENCE_NS = 250_000_000, 1_500_000_000
 _PEAK_MEMORY_NS = 60_000_000_000
 _UPSCALING = 8
@@ -71,16 +72,25 @@ class Pairing:
             self._waiting.clear()
         self.frames.append(frame)
         self._waiting.append(frame)
-        return views + self.overdue()
+        while len(self.frames) > 1 and _num_bytes(self.frames) > _MAX_KEPT_BYTES:
+            self.frames.popleft()
+        return views + self._crowded_out() + self.overdue()
 
     def overdue(self) -> list[View]:
         """Return the pictures that no prediction came for in time."""
         if self._is_patient:
-            return [View(self._waiting.popleft(), None)] if len(self._waiting) == _NUM_FRAMES_KEPT else []
+            return []
         now_ns = time.monotonic_ns()
         if now_ns - self._t_prediction_ns < self._patience_ns:
             return []
         return self.rest()
+
+    def _crowded_out(self) -> list[View]:
+        """Return the pictures that there is no room for to wait."""
+        views = []
+        while len(self._waiting) == _NUM_FRAMES_KEPT or _num_bytes(self._waiting) > _MAX_KEPT_BYTES:
+            views.append(View(self._waiting.popleft(), None))
+        return views
 
     def rest(self) -> list[View]:
         """Return all pictures that still wait: nothing comes any more."""
@@ -113,6 +123,10 @@ class Pairing:
         while self._peaks[0][0] < now_ns - _PEAK_MEMORY_NS:
             self._peaks.popleft()
         return self._peaks[0][1]
+
+
+def _num_bytes(frames: Iterable[FrameMessage]) -> int:
+    return sum(len(frame.jpeg) for frame in frames)
 
 
 def heat_of(prediction: PredictionMessage, index: int, scale: float) -> Heat | None:

@@ -92,6 +92,8 @@ def report_folder(recording: Path, exam_id: str) -> Path:
 
 def notes_of(recording: Path, exam_id: str) -> tuple[str, ...]:
     """Return what was noted during an exam; of a description that somebody changed, what can be used."""
+    if exam_id != Path(exam_id).name:
+        return ()  # a recording of somebody else's that names a folder elsewhere
     notes = read_about(recording / _EXAMS / exam_id / _ABOUT).get("notes")
     given = notes if isinstance(notes, list) else []
     return tuple(str(note["text"]) for note in given if isinstance(note, dict) and "text" in note)
@@ -100,9 +102,7 @@ def notes_of(recording: Path, exam_id: str) -> tuple[str, ...]:
 def read_about(path: Path) -> dict[str, Any]:
     """Return what a description holds; nothing where there is none that can be read."""
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError) as exc:
         _log.warning("%s cannot be read: %s", path, exc)
         return {}

@@ -97,6 +97,7 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
     predictions = [window.prediction for window in windows]
     first, last = predictions[0], predictions[-1]
     about = recording.segments[windows[0].segment_place].about
+    bundle = about.get("bundle")
     mean = LogitMean()
     for prediction in predictions:
         mean.add(prediction.probability, first_index=prediction.first_index, last_index=prediction.last_index)
@@ -112,8 +113,8 @@ def summarise(recording: Recording, exam_id: str | None = None, num_keyframes: i
         num_windows=mean.num_windows,
         history=tuple(((p.t_wall_ns - first.t_wall_ns) / 1e9, p.probability) for p in predictions),
         keyframes=_keyframes(recording, windows, num_keyframes),
-        bundle=dict(about.get("bundle") or {}),
-        engine=dict(first.header["engine"]),
+        bundle=bundle if isinstance(bundle, dict) else {},
+        engine=dict(first.header.get("engine") or {}),
         version=str(about.get("version")),
         exam_id=_exam_of(first),
     )

@@ -48,7 +48,7 @@ def unpack_keyframe(packed: Any, keyframe_id: int = 0) -> Keyframe:
             t_wall_ns=int(packed["t_wall_ns"]),
             view=View(frame, _unpack_heat(packed["heatmap"])),
         )
-    except (LookupError, TypeError, ValueError) as exc:
+    except (LookupError, TypeError, ValueError, OverflowError) as exc:
         raise WireError(f"a keyframe is damaged ({type(exc).__name__}: {exc})") from exc
 
 

@@ -127,8 +127,9 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     temporary = path.with_name(path.name + ".tmp")
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, mode)
+        return os.open(name, flags | os.O_EXCL, mode)
 
+    temporary.unlink(missing_ok=True)  # in a folder of somebody else's it may be a link to any file of ours
     with open(temporary, "wb", opener=opener) as stream:
         stream.write(content)
         stream.flush()

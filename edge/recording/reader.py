@@ -11,6 +11,7 @@ import av
 
 from edge.errors import SourceError, WireError
 from edge.frame import UInt8Image
+from edge.messages import MAX_IMAGE_PX
 from edge.recording.codecs import GRAY_FORMATS, to_pixels
 from edge.recording.layout import (
     MARKER_NAME,
@@ -48,21 +49,25 @@ class Segment:
 
     def images(self) -> Iterator[tuple[FrameTimes, UInt8Image]]:
         """Yield each image of the ROI with its times."""
-        if not self.paths.video.exists() or not self.paths.frames.exists():
+        if not self.paths.video.is_file() or not self.paths.frames.is_file():
             return  # a kill came before they were there, or while an old segment was removed
         times = read_frame_times(self.paths.frames)
         try:
             with av.open(str(self.paths.video)) as container:
                 stream = container.streams.video[0]
+                stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PX)}
                 is_gray = stream.codec_context.pix_fmt in GRAY_FORMATS
                 for frame_times, frame in zip(times, container.decode(stream), strict=False):
+                    if (frame.width, frame.height) != self.roi[2:]:
+                        _log.warning("%s is not of the ROI's size; it is passed over", self.paths.video)
+                        return
                     yield frame_times, to_pixels(frame, is_gray=is_gray)
         except (av.error.FFmpegError, IndexError):
             return  # cut before its end: what was read stands
 
     def messages(self) -> Iterator[Message]:
         """Yield each message as it was published; those that cannot be read are passed over, with a warning."""
-        if not self.paths.messages.exists():
+        if not self.paths.messages.is_file():
             return
         num_damaged = 0
         for parts in read_messages(self.paths.messages):
@@ -87,6 +92,8 @@ class Recording:
         """
         self.folder = folder
         try:
+            if (folder / MARKER_NAME).exists() and not (folder / MARKER_NAME).is_file():
+                raise ValueError(f"its {MARKER_NAME} is no file")  # a device has no end
             marker = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
             self.segments = [_segment(paths) for paths in segments_of(folder) if paths.about.stat().st_size]
         except (OSError, ValueError, RecursionError) as exc:
@@ -114,8 +121,10 @@ def _segment(paths: SegmentPaths) -> Segment:
     segment = Segment(paths, json.loads(paths.about.read_text(encoding="utf-8")))
     try:
         (width, height), (x, y, roi_width, roi_height) = segment.size_wh, segment.roi
-    except (LookupError, TypeError, ValueError) as exc:
+    except (LookupError, TypeError, ValueError, OverflowError) as exc:
         raise ValueError(f"{paths.about.name} lacks size_wh or roi_px") from exc
+    if width * height > MAX_IMAGE_PX:
+        raise ValueError(f"{paths.about.name} is of an image of {width} x {height} pixels")
     if min(x, y) < 0 or min(roi_width, roi_height) < 1 or x + roi_width > width or y + roi_height > height:
         raise ValueError(f"{paths.about.name} has an ROI outside the image")
     return segment

@@ -7,7 +7,7 @@ import re
 import ssl
 from pathlib import Path
 
-from edge.commandline import NOTICE, Parser, log_lines, run_command
+from edge.commandline import NOTICE, Parser, log_lines, one_line, run_command
 from edge.errors import ConfigError, SourceError
 from edge.report.address import parse_pacs
 
@@ -93,8 +93,20 @@ def _make(options: Options, folder: Path) -> None:
     study = study_of_file(options.patient_from) if options.patient_from else study_without_patient(summary)
     if summary.exam_id is not None:
         summary = dataclasses.replace(summary, notes=notes_of(options.recording, summary.exam_id))
+    if options.out is None:
+        _refuse_way_out(options.recording, folder)
     write_report(summary, study, folder)
-    print(f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}")
+    told = f"{summary.finding} {summary.probability:.1%} over {summary.num_windows} windows: {folder / PAGE_NAME}"
+    print(one_line(told))  # the finding is what somebody called it
+
+
+def _refuse_way_out(recording: Path, folder: Path) -> None:
+    """Refuse links in a recording, which may be somebody else's, that would have the report written elsewhere."""
+    from edge.report.build import DICOM_FOLDER
+
+    for inner in (folder, folder / DICOM_FOLDER):
+        if not inner.resolve().is_relative_to(recording.resolve()):
+            raise ConfigError(f"{inner} is a link out of the recording; remove it, or name a folder by --out")
 
 
 def _why_none(options: Options) -> str:

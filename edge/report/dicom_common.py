@@ -97,6 +97,11 @@ def instance(summary: ExamSummary, study: Study, kind: str, series_number: int, 
     }
 
 
+def finding_of(summary: ExamSummary) -> str:
+    """Return what the finding is called, without what DICOM's texts cannot hold."""
+    return "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in summary.finding)
+
+
 def device() -> dict[str, Any]:
     """Return what presentation states say of the device."""
     return {"manufacturer_model_name": MODEL_NAME, "software_versions": __version__, "device_serial_number": "0"}

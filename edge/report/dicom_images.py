@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 
 from edge.exams.exam import ExamKeyframe, ExamSummary
 from edge.picture import RgbImage, overlay
-from edge.report.dicom_common import RESEARCH, Study, device, instance
+from edge.report.dicom_common import RESEARCH, Study, device, finding_of, instance
 
 PLAIN_SERIES, HEATMAP_SERIES, OUTLINE_SERIES = 9101, 9102, 9103
 _OUTLINE_LEVEL = 0.5
@@ -51,9 +51,9 @@ def outline(summary: ExamSummary, study: Study, number: int, plain: Dataset) -> 
     keyframe = summary.keyframes[number - 1]
     layer = GraphicLayer("HEATMAP", order=1, description=f"Grad-CAM above half its peak. {RESEARCH}")
     text = TextObject(
-        f"{summary.finding} {keyframe.probability:.1%}\r\n{RESEARCH}",
+        f"{finding_of(summary)} {keyframe.probability:.1%}\r\n{RESEARCH}",
         AnnotationUnitsValues.PIXEL,
-        bounding_box=(1.0, 1.0, float(plain.Columns), 24.0),
+        bounding_box=(1.0, 1.0, float(plain.Columns), min(24.0, float(plain.Rows))),
     )
     annotation = GraphicAnnotation(
         referenced_images=[plain], graphic_layer=layer, graphic_objects=_outlines(keyframe), text_objects=[text]
@@ -133,9 +133,11 @@ def _outlines(keyframe: ExamKeyframe) -> list[GraphicObject]:
         (smooth >= _OUTLINE_LEVEL).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
     )
     objects = []
+    size_wh = keyframe.image.shape[1::-1]
     for contour in contours:
         points = contour[:, 0].astype(np.float64) + np.array((x + 0.5, y + 0.5))  # 0 is the first pixel's corner
         if len(points) >= 3:
-            closed = np.concatenate([points, points[:1]])
+            # the heatmap may reach beyond the picture; the outline may not
+            closed = np.clip(np.concatenate([points, points[:1]]), 0, size_wh)
             objects.append(GraphicObject(GraphicTypeValues.POLYLINE, closed, AnnotationUnitsValues.PIXEL))
     return objects

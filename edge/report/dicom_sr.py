@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from edge import __version__
 from edge.exams.exam import ExamSummary
-from edge.report.dicom_common import MANUFACTURER, MODEL_NAME, RESEARCH, Study, instance
+from edge.report.dicom_common import MANUFACTURER, MODEL_NAME, RESEARCH, Study, finding_of, instance
 
 SERIES = 9100
 _SCHEME = "99EDGEUS"
@@ -65,10 +65,10 @@ def _measurements(summary: ExamSummary, pictures: Sequence[Dataset]) -> sr.Measu
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=generate_uid(entropy_srcs=[str(summary.started_wall_ns), summary.stream]),
-            identifier=f"{summary.finding} ({RESEARCH})",
+            identifier=f"{finding_of(summary)} ({RESEARCH})",
         ),
         # not the finding alone: a reader of a negative report would take it for found
-        finding_type=Code("finding", _SCHEME, _short(f"Assessed for {summary.finding}")),
+        finding_type=Code("finding", _SCHEME, _short(f"Assessed for {finding_of(summary)}")),
         algorithm_id=_algorithm(summary),
         measurements=_numbers(summary),
         qualitative_evaluations=[
@@ -86,7 +86,7 @@ def _numbers(summary: ExamSummary) -> list[sr.Measurement]:
     if summary.interval is not None:
         numbers["probability-low"], numbers["probability-high"] = summary.interval
     names = {
-        "probability": f"Probability of {summary.finding}",
+        "probability": f"Probability of {finding_of(summary)}",
         "threshold": "Operating threshold",
         "probability-low": "Lower limit of the 95% interval",
         "probability-high": "Upper limit of the 95% interval",

@@ -60,7 +60,7 @@ def _verdict(summary: ExamSummary) -> str:
 
 def _change_of_threshold(summary: ExamSummary) -> str:
     own = summary.bundle.get("threshold")
-    if not isinstance(own, int | float) or own == summary.threshold:
+    if not isinstance(own, int | float) or not 0 <= own <= 1 or own == summary.threshold:
         return ""
     return f" (set by hand; the network's own is {own:.1%})"
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from edge.frame import Frame, StoredObject, UInt8Image
 from edge.recording.reader import Recording, Segment
 from edge.sources.base import Rect, SourceInfo
 from edge.sources.stored import DEFAULT_INTERVAL_MS, MediaClock
+
+_MAX_INTERVAL_MS = 60_000
 
 
 class RecordingSource:
@@ -23,7 +26,7 @@ class RecordingSource:
         self._closed = threading.Event()
         self._info = SourceInfo(
             name=folder.name,
-            frame_interval_ms=float(first.about.get("frame_interval_ms") or DEFAULT_INTERVAL_MS),
+            frame_interval_ms=_interval_ms(first.about.get("frame_interval_ms")),
             is_live=False,
             region=first.roi,
             kind="recording",
@@ -62,6 +65,12 @@ class RecordingSource:
     def close(self) -> None:
         """End a running `frames()` before its next frame."""
         self._closed.set()
+
+
+def _interval_ms(told: Any) -> float:
+    """Return what a description says; the usual where it says nothing that could be."""
+    is_sound = isinstance(told, int | float) and 0 < told < _MAX_INTERVAL_MS
+    return float(told) if is_sound else DEFAULT_INTERVAL_MS
 
 
 def _placed(pixels: UInt8Image, segment: Segment) -> UInt8Image:

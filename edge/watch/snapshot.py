@@ -11,7 +11,7 @@ from edge.messages import AnyMessage, FrameMessage, PredictionMessage, StatusMes
 from edge.picture import draw
 from edge.prediction import State
 
-_NUM_FRAMES_KEPT = 256
+_NUM_FRAMES_KEPT, _MAX_KEPT_BYTES = 256, 128 << 20
 
 
 class Snapshot:
@@ -28,8 +28,7 @@ class Snapshot:
         for message in messages:
             if isinstance(message, FrameMessage):
                 self._frames[message.stream, message.index] = message
-                if len(self._frames) > _NUM_FRAMES_KEPT:
-                    self._frames.popitem(last=False)
+                self._forget_oldest()
             elif isinstance(message, PredictionMessage):
                 self._consider(message)
             elif isinstance(message, StatusMessage):
@@ -58,6 +57,11 @@ class Snapshot:
             temporary.replace(path)
         except OSError as exc:
             raise ConfigError(f"--snapshot {path} cannot be written ({exc.strerror}); choose another folder") from exc
+
+    def _forget_oldest(self) -> None:
+        num_bytes = sum(len(frame.jpeg) for frame in self._frames.values())
+        while len(self._frames) > _NUM_FRAMES_KEPT or num_bytes > _MAX_KEPT_BYTES:
+            num_bytes -= len(self._frames.popitem(last=False)[1].jpeg)
 
     def _consider(self, prediction: PredictionMessage) -> None:
         if prediction.sent_state is not State.LIVE:

@@ -22,9 +22,23 @@ _ENGINE_RECORDS = re.compile(r"data/constants/custom_obj_\d+|extra/\w+(\.json)?"
 """What a program of torch-tensorrt holds beside: TensorRT's plans, as objects of a class in C++."""
 _OPERATOR = re.compile(r"torch\.ops\.(aten)\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
 _ENGINE_OPERATOR = re.compile(r"torch\.ops\.(aten|tensorrt)\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
-_NAME = re.compile(r"[\w.]*", re.ASCII)
-_FREE_TEXTS = frozenset({"as_string", "torch_version"})
-"""An operator's mode or equation, which the code that torch makes holds in quotes; and what is only shown."""
+_INNER = frozenset({
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_assert_async", "_assert_scalar", "_assert_tensor_metadata",
+    "_convolution", "_log_softmax", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "_scaled_dot_product_flash_attention_for_cpu", "_softmax", "_to_copy", "_unsafe_view",
+})  # fmt: skip
+"""Of the operators that are torch's own affair, those that a network may hold; others trust their callers."""
+_TRUSTING = re.compile(r"backward|sparse|nested|segment_|ctc_")
+"""Operators that write or read where an index tells them to, in the tensor or not."""
+_NAME = re.compile(r"\w*", re.ASCII)
+"""A variable of the code that torch makes: with a dot in it, that code would set an attribute of anything."""
+_PATH = re.compile(r"[\w.]*", re.ASCII)
+_PATHS = frozenset({"", "fqn", "parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_name", "class_fqn"})
+"""Where a part or a tensor of the network is named by its path, which torch follows; and the keys of tables."""
+_CODE = frozenset({"expr_str", "guards_code", "as_operator", "as_graph", "source_fn_stack"})
+"""What torch evaluates, or looks up by getting attribute after attribute, which alone can load a library."""
+_SHOWN = frozenset({"stack_trace", "nn_module_stack", "torch_fn", "from_node", "custom"})
+"""Of a node's metadata, which may hold any text: torch makes no code of these."""
 _CONTAINERS = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 _CONTEXTS = frozenset({None, "null", "[]"})
 _FORCE_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -55,7 +69,9 @@ def load_program(torch: Any, path: Path, *, may_hold_engines: bool = False) -> A
     # what its own reader fails on, torch takes for a file of an older form and reads again, with Python's
     names = [name.partition("/")[2] for name in zipfile.ZipFile(content).namelist()]
     _check_records(names, may_hold_engines=may_hold_engines)
-    _check_program(torch, json.loads(records.read_bytes("models/model.json")), may_hold_engines=may_hold_engines)
+    tables = (f"data/{kind}/model_{kind}_config.json" for kind in ("weights", "constants"))
+    for name in ("models/model.json", *tables):
+        _check_program(torch, json.loads(records.read_bytes(name)), may_hold_engines=may_hold_engines)
     content.seek(0)
     with _tensors_alone():
         return torch.export.load(content)
@@ -69,27 +85,51 @@ def _check_records(names: list[str], *, may_hold_engines: bool) -> None:
 
 def _check_program(torch: Any, program: Any, *, may_hold_engines: bool) -> None:
     operator = _ENGINE_OPERATOR if may_hold_engines else _OPERATOR
+    outermost = torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph())
     for key, value in _leaves(program):
         if key == "target":
             _check_operator(torch, value, operator)
         elif key in ("in_spec", "out_spec"):
             _check_containers(json.loads(value))
-        elif key in ("expr_str", "guards_code"):
+        elif key in _CODE:
             raise ForeignCodeError(f"it holds the text {str(value)[:80]!r}, which torch would run as code")
-        elif key not in _FREE_TEXTS and isinstance(value, str) and not _NAME.fullmatch(value):
+        elif isinstance(value, str) and not _is_harmless(key, value, outermost):
             raise ForeignCodeError(f"it names something {value[:80]!r}")
+
+
+def _is_harmless(key: str, text: str, outermost: Any) -> bool:
+    """Return whether a text is no more than it should be.
+
+    Args:
+        key: What it stands under; nothing where it is a key itself.
+        text: It.
+        outermost: A `torch.fx.GraphModule` with nothing in it: no part of a network is called like what it has.
+    """
+    if key == "torch_version":  # it is only shown
+        return True
+    if key == "as_string":  # an operator's mode or equation, which stands in quotes
+        return text.isprintable() and not set(text) & set("'\"\\")
+    if key not in _PATHS:
+        return bool(_NAME.fullmatch(text))
+    if key in ("", "class_fqn"):
+        return bool(_PATH.fullmatch(text))
+    first, *inner = text.split(".")
+    leads_out = hasattr(outermost, first) or any(part.startswith("__") for part in inner)
+    return bool(_PATH.fullmatch(text)) and not leads_out
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value in a program that is no list or table, with the key that it or its list stands under; and keys.
 
-    A node's metadata is left out: torch makes no code of it, and it holds lines of the source.
+    What is only shown of a node's metadata is left out: it holds lines of the source.
     """
     if isinstance(value, dict):
         is_node = isinstance(value.get("target"), str)  # and no table of tensors one of which is named metadata
         for name, part in value.items():
             yield "", name
-            if not (name == "metadata" and is_node and all(isinstance(text, str) for text in part.values())):
+            if name == "metadata" and is_node and all(isinstance(text, str) for text in part.values()):
+                yield from ((key, text) for key, text in part.items() if key not in _SHOWN)
+            else:
                 yield from _leaves(part, name)
     elif isinstance(value, list):
         for part in value:
@@ -99,15 +139,25 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_operator(torch: Any, target: Any, allowed: re.Pattern[str]) -> None:
-    if target == "_operator.getitem":
-        return
     found = allowed.fullmatch(str(target))
     overload: Any = None
     if found and "__" not in found[0]:
         overload = getattr(getattr(getattr(torch.ops, found[1]), found[2], None), found[3], None)
-    # from_file and save take a file's name; a text for any other operator is a mode
-    if not isinstance(overload, torch._ops.OpOverload) or "filename" in {a.name for a in overload._schema.arguments}:
+    if not isinstance(overload, torch._ops.OpOverload) or not _is_computation(overload._schema):
         raise ForeignCodeError(f"it calls {str(target)[:80]!r}, which is no operator on tensors")
+
+
+def _is_computation(schema: Any) -> bool:
+    """Return whether an operator gives tensors or asserts something, and reads or writes no file or other memory.
+
+    Others print, or change how the process computes. A text is a mode but for from_file and save, which take a name.
+    """
+    name = schema.name.partition("::")[2]
+    if _TRUSTING.search(name) or (name.startswith("_") and name not in _INNER):
+        return False
+    gives_tensors = any("Tensor" in str(each.type) for each in schema.returns)
+    is_computation = gives_tensors or name.startswith("_assert_")
+    return is_computation and "filename" not in {argument.name for argument in schema.arguments}
 
 
 def _check_containers(spec: Any) -> None:

@@ -133,7 +133,7 @@ export class Tile {
     const { p50, p99 } = stream.latency_ms;
     const engine = stream.engine ? `${stream.engine.name} on ${stream.engine.backend} ${stream.engine.precision}` : "";
     const fps = stream.fps ? `${stream.fps.toFixed(0)} frames/s` : "";
-    const latency = p50 === undefined ? "" : `latency ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms`;
+    const latency = p50 === undefined || p99 === undefined ? "" : `latency ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms`;
     return [fps, latency, engine, stream.source].filter(Boolean).join(" · ");
   }
 }
