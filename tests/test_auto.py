@@ -437,7 +437,10 @@ def test_auto_passes_over_no_engine_that_it_takes_by_rank(built: Bundle, told: l
     assert not any("passed over openvino" in line for line in told)
 
 
-def test_auto_that_finds_none_names_each_engine_once_though_it_is_ranked(folder: Path) -> None:
+def test_auto_that_finds_none_names_each_engine_once_though_it_is_ranked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "fast_precisions", lambda: ())
     bundle = keep_ranking(load_bundle(folder), RANKED)
     with pytest.raises(BackendError, match="runs here in int8; edge-build makes more; ") as caught:
         load_engine(bundle, "auto", precision="int8")
@@ -451,6 +454,7 @@ def test_auto_without_a_gpu_asks_for_no_library_for_one(
     folder: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", _without("torch", "tensorrt"))
+    monkeypatch.setattr(host, "fast_precisions", lambda: ())
     assert _chosen(load_bundle(folder)) == ("openvino", "fp32")
     passed_over = [line for line in told if "passed over" in line]
     assert [line for line in passed_over if "no NVIDIA driver" in line] == passed_over

@@ -198,10 +198,11 @@ def test_load_engine_bundle_that_fails_parity_is_refused(bundle: Bundle, monkeyp
         load_engine(bundle)
 
 
-def test_load_engine_in_a_precision_without_a_tolerance_is_refused(folder: Path, bundle: Bundle) -> None:
-    file = dataclasses.replace(bundle.file("onnx"), precision="fp8")
+def test_engine_in_a_precision_without_a_tolerance_is_refused(bundle: Bundle) -> None:
+    engine = _Says(bundle, bundle.reference().probabilities[0])
+    engine.spec = dataclasses.replace(engine.spec, precision="fp8")
     with pytest.raises(ParityError, match=r"in precision 'fp8' is refused: there is a tolerance for fp32, fp16, "):
-        load_engine(dataclasses.replace(bundle, files=(*bundle.files, file)), "onnxruntime", precision="fp8")
+        check_parity(engine, bundle)
 
 
 def test_load_engine_unknown_backend_is_refused_with_the_allowed(bundle: Bundle) -> None:
