@@ -74,7 +74,7 @@ class OnnxRuntimeEngine(HostEngine):
         try:
             session = runtime.InferenceSession(
                 str(path),
-                _session_options(runtime, options),
+                _session_options(runtime, options, provider),
                 providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
                 disabled_optimizers=_CRASHING_OPTIMIZERS.get(precision),
                 # on an error it would print to stdout and go on with the processor, at the start or any time later
@@ -111,9 +111,11 @@ def _file(bundle: Bundle, precision: str) -> BundleFile:
     return bundle.file("onnx", precision)
 
 
-def _session_options(runtime: Any, options: EngineOptions) -> Any:
+def _session_options(runtime: Any, options: EngineOptions, provider: str) -> Any:
     session_options = runtime.SessionOptions()
     session_options.log_severity_level = _ONLY_FATAL
+    if provider != _CPU:  # what the provider cannot do would go to the processor unasked, and there be FP32
+        session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if options.num_threads is not None:
         session_options.intra_op_num_threads = options.num_threads
     return session_options

@@ -22,6 +22,7 @@ from edge.exams.archive import ExamArchive
 from edge.exams.statistics import LogitMean
 from edge.exams.store import default_state_folder
 from edge.prediction import State
+from edge.wire import encode
 
 DEADLINE_S = 60.0
 
@@ -67,6 +68,17 @@ def test_exam_counts_the_windows_that_hold_none_but_its_frames(tmp_path: Path) -
         assert summary["probability"] == pytest.approx(1 / (1 + np.exp(-logits.mean())))
         assert (summary["positive"], summary["finding"]) == (False, "metastasis")
         assert small.keeper.summary(with_keyframes=False) == summary
+
+
+def test_exam_goes_on_without_a_message_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with keeping(tmp_path) as small:
+        small.keeper.begin()
+        small.keeper.tap(encode("prediction", {"v": 1, "stream": "main", "classes": ["x" * 5000]}))
+        small.send(0.2, 0)
+        summary = small.keeper.summary(with_keyframes=False)
+    assert summary is not None
+    assert summary["num_windows"] == 1
+    assert "an exam lacks a message of this daemon" in caplog.text
 
 
 def test_exam_that_begins_ends_the_one_before(tmp_path: Path) -> None:

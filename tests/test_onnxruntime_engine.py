@@ -85,6 +85,13 @@ def test_engine_provider_that_is_not_there_is_refused_with_those_that_are(bundle
         create(bundle, EngineOptions(device="Abacus"))
 
 
+def test_provider_that_would_leave_nodes_to_the_processor_is_refused(bundle: Bundle) -> None:
+    """ONNX Runtime's Azure provider, which the package for the processor has, computes none of them."""
+    assert "AzureExecutionProvider" in onnxruntime.get_available_providers()
+    with pytest.raises(EngineError, match=r"on Azure: .*assigned to the default CPU EP.*; install what .*, or use CPU"):
+        create(bundle, EngineOptions(device="Azure"))
+
+
 def test_fp32_on_a_gpu_is_not_rounded_to_tf32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

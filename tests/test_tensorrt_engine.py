@@ -120,7 +120,9 @@ def test_file_that_is_no_plan_is_refused_by_name_and_frees_the_gpu(stand_in, fak
 
 
 @pytest.mark.parametrize("options", [{}, {"version_compatible": False}, {"version_compatible": True}])
-def test_code_within_a_plan_is_run_only_where_it_was_built_with_some(stand_in, fake, bundle_with, monkeypatch, options):
+def test_code_within_a_plan_is_run_only_where_it_was_built_with_some_and_told(
+    stand_in, fake, bundle_with, monkeypatch, caplog, options
+):
     start, runtimes = stand_in.Runtime, []
 
     def keep(logger):
@@ -131,7 +133,9 @@ def test_code_within_a_plan_is_run_only_where_it_was_built_with_some(stand_in, f
     bundle = bundle_with(b"no plan", this_host(stand_in), options)
     with pytest.raises(EngineError, match="TensorRT cannot load"):
         tensorrt_engine.create(bundle)
-    assert [runtime.engine_host_code_allowed for runtime in runtimes] == [options.get("version_compatible", False)]
+    has_code = options.get("version_compatible", False)
+    assert [runtime.engine_host_code_allowed for runtime in runtimes] == [has_code]
+    assert ("take it only from those you trust" in caplog.text) == has_code
 
 
 def test_runtime_that_does_not_start_is_told_and_frees_the_gpu(stand_in, fake, bundle_with, monkeypatch):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge.errors import ConfigError
+from edge.errors import ConfigError, WireError
 from edge.exams.archive import ExamArchive
 from edge.exams.keyframes import pack_keyframe
 from edge.exams.pause import PauseWatch
@@ -223,7 +223,11 @@ class ExamKeeper:
         counted = [(queue, len(queue)) for queue in (self._waiting, self._waiting_frames)]
         for queue, number in reversed(counted):
             for _ in range(number):
-                message = read_message(decode(queue.popleft()), arrival)
+                try:
+                    message = read_message(decode(queue.popleft()), arrival)
+                except WireError as exc:  # as what a reader gets of it: the exam goes on without it
+                    _log.warning("an exam lacks a message of this daemon: %s", exc)
+                    continue
                 if isinstance(message, FrameMessage):
                     self._frames.append(message)
                 elif isinstance(message, PredictionMessage):

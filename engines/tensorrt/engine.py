@@ -1,6 +1,7 @@
 """The `tensorrt` backend: an FP16 plan on an NVIDIA GPU, by cuda-python, without torch. TensorRT 10 and 11."""
 
 import importlib.util
+import logging
 from typing import TYPE_CHECKING
 
 from engines import cuda
@@ -13,6 +14,8 @@ from engines.tensorrt.plan_check import PlanHost, require_fit
 
 if TYPE_CHECKING:
     from engines.tensorrt.plan import Plan
+
+_log = logging.getLogger("edge.engines")
 
 KIND = "tensorrt"
 INSTALL = "pip install tensorrt"
@@ -43,6 +46,11 @@ def _load(bundle: Bundle, file: BundleFile, gpu: cuda.Gpu) -> "Plan":
     from engines.tensorrt.plan import Plan
 
     is_compatible = ((file.build or {}).get("options") or {}).get("version_compatible") is True
+    if is_compatible:
+        _log.warning(
+            "%s is version compatible: it carries code of its own, which runs here; take it only from those you trust",
+            bundle.path / file.name,
+        )
     try:
         return Plan(bundle.path / file.name, gpu, is_version_compatible=is_compatible)
     except EngineError as exc:
