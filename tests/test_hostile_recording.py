@@ -1,8 +1,10 @@
 """A recording that is somebody else's, or was tampered with: reports and replays end well, and write nothing else."""
 
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,16 @@ def recorded(folder: Path, about: dict[str, Any], changes: dict[str, Any]) -> Pa
             writer.add_message(encode("prediction", sent, heatmap_buffer(heatmap())))
     writer.close()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The command sets up its process's logging, which here is that of all tests."""
+    log = logging.getLogger("edge")
+    handlers, propagate, level = log.handlers, log.propagate, log.level
+    yield
+    log.handlers, log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 def report(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
