@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import errno
+import functools
 import os
 import pickle
 import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,13 +88,15 @@ def test_killed_training_goes_on_to_the_same_weights(
 def test_training_killed_at_any_moment_goes_on_to_the_same_weights(
     phantom_manifest: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:
+    start_s = time.monotonic()
+    assert run_command(fit_command(phantom_manifest, tmp_path / "timed", *SETTINGS)).returncode == 0
+    whole_s = time.monotonic() - start_s  # imports and four epochs
     run, chance, num_kills = tmp_path / "run", random.Random(3), 0
     command = [*fit_command(phantom_manifest, run, *SETTINGS), "--resume"]
     while num_kills < 8:
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
-        # imports take some seconds, the four epochs some more
         try:
-            process.wait(chance.uniform(4, 14))
+            process.wait(chance.uniform(0.4 * whole_s, 0.9 * whole_s))
             break
         except subprocess.TimeoutExpired:
             process.kill()
@@ -111,7 +115,9 @@ def test_stopped_training_says_where_it_goes_on_and_leaves_no_process(
 ) -> None:
     command = fit_command(phantom_manifest, tmp_path / "run", "epochs=500")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment(), start_new_session=True, **pipes) as process:
+    # where the tests run in the background, a shell has SIGINT ignored
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=heed, **pipes) as process:
         next(line for line in process.stdout if line.startswith("epoch 2/"))
         os.killpg(process.pid, getattr(signal, name))  # as a terminal and a service manager do
         # ends when the last process that holds the pipe does
