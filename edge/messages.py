@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from edge.errors import WireError
 from edge.prediction import State
-from edge.sources.base import Rect
+from edge.sources.base import MAX_IMAGE_PX, Rect
 from edge.wire import MAX_TEXT, Header, Message
 from engines import MAX_PROBABILITY
 
-MAX_IMAGE_PX, _MAX_SIDE_PX = 2**26, 65_535
-"""Of an image: no source gives a larger one, and no JPEG is longer."""
+_MAX_SIDE_PX = 65_535
+"""Of an image: no JPEG is longer."""
 _MAX_CELLS = 512
 """Of a frame's heatmap, a side; of frames there are as many as a clip has."""
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from edge import __version__
 from edge.commandline import NOTICE
 from edge.evidence import Evidence
-from edge.messages import MAX_IMAGE_PX, FrameMessage, PredictionMessage
-from edge.sources.base import Rect
+from edge.messages import FrameMessage, PredictionMessage
+from edge.sources.base import MAX_IMAGE_PX, Rect
 
 _IMAGE_HEIGHT_PX = 640
 _MAX_IMAGE_WIDTH_PX = 1280

@@ -20,7 +20,8 @@ from pydicom.uid import (
 )
 
 from edge.errors import SourceError
-from edge.sources.dicom.bombs import MAX_IMAGE_PIXELS, MAX_INFLATED_BYTES, is_bomb
+from edge.sources.base import MAX_IMAGE_PX
+from edge.sources.dicom.bombs import MAX_INFLATED_BYTES, is_bomb
 from edge.sources.dicom.file import DicomFile
 from edge.sources.stored import Damage
 from tests.source_files import as_jpeg, dataset, encapsulated, noise, play, write_dicom
@@ -72,7 +73,7 @@ def test_deflated_file_ends_where_its_stream_ends(tmp_path: Path, num_bytes_behi
 def test_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
     ds = dataset(noise(1, 8, 8))
     ds.Rows = ds.Columns = 65535
-    with pytest.raises(SourceError, match=f"65535 x 65535 pixels; allowed are {MAX_IMAGE_PIXELS}"):
+    with pytest.raises(SourceError, match=f"65535 x 65535 pixels; allowed are {MAX_IMAGE_PX}"):
         DicomFile(write_dicom(tmp_path / "large.dcm", ds))
 
 

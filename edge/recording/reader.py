@@ -11,7 +11,6 @@ import av
 
 from edge.errors import SourceError, WireError
 from edge.frame import UInt8Image
-from edge.messages import MAX_IMAGE_PX
 from edge.recording.codecs import GRAY_FORMATS, to_pixels
 from edge.recording.layout import (
     MARKER_NAME,
@@ -22,7 +21,7 @@ from edge.recording.layout import (
     read_messages,
     segments_of,
 )
-from edge.sources.base import Rect
+from edge.sources.base import MAX_IMAGE_PX, Rect
 from edge.wire import Message, decode
 
 _log = logging.getLogger(__name__)

@@ -8,6 +8,8 @@ from edge.frame import Frame
 
 Rect = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
+MAX_IMAGE_PX = 2**26
+"""Of an image, 8192 x 8192: a small file or message must not fill the memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,15 +15,13 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from edge.errors import SourceError
 from edge.frame import UInt8Image
 from edge.sources import fields
-from edge.sources.base import SourceInfo
+from edge.sources.base import MAX_IMAGE_PX, SourceInfo
 from edge.sources.stored import DEFAULT_INTERVAL_MS, AnyImage, ColourImage, Damage, Picture, StoredSource
 
 _log = logging.getLogger(__name__)
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 1000
 """Frame rates outside are a container's time base taken for a rate."""
-MAX_PIXELS = 2**26
-"""Of a frame, 8192 x 8192: a small file must not fill the memory."""
 
 
 class VideoFile(StoredSource):
@@ -67,7 +65,7 @@ def decode_video(container: av.container.InputContainer, damage: Damage, name: s
     stream = video_stream(container, name)
     # With more threads, what FFmpeg makes of a damaged frame depends on which of them is ahead; one is fast enough.
     stream.codec_context.thread_count = 1
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PX)}
     to_array = FrameConverter()
     for frame in _decode(container, stream, damage):
         yield to_array(frame), _time_ns(frame.pts, stream)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from edge.sources.dicom.jpeg import is_frame_header, segments
 
-MAX_IMAGE_PIXELS = 2**26
-"""Of one image: 8192 x 8192."""
 MAX_SIDE_PX = 2**14
 """FFmpeg does not resize all that is longer."""
 MAX_INFLATED_BYTES = 2**29

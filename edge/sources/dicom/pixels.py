@@ -14,7 +14,8 @@ from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
 from edge.errors import SourceError
 from edge.frame import UInt8Image
-from edge.sources.dicom.bombs import MAX_IMAGE_PIXELS, MAX_SIDE_PX, is_bomb
+from edge.sources.base import MAX_IMAGE_PX
+from edge.sources.dicom.bombs import MAX_SIDE_PX, is_bomb
 from edge.sources.dicom.display import Display
 from edge.sources.dicom.header import READ_ERRORS, DicomImage
 from edge.sources.dicom.items import encoded_images
@@ -54,10 +55,10 @@ class PixelReader:
     def __init__(self, image: DicomImage) -> None:
         check_attributes(image.header, image.path.name, ALLOWED)
         self._num_pixels = image.header.Rows * image.header.Columns
-        if self._num_pixels > MAX_IMAGE_PIXELS or max(image.header.Rows, image.header.Columns) > MAX_SIDE_PX:
+        if self._num_pixels > MAX_IMAGE_PX or max(image.header.Rows, image.header.Columns) > MAX_SIDE_PX:
             raise SourceError(
                 f"{image.path.name!r} has images of {image.header.Columns} x {image.header.Rows} pixels; allowed are "
-                f"{MAX_IMAGE_PIXELS} in all and {MAX_SIDE_PX} a side; give another file"
+                f"{MAX_IMAGE_PX} in all and {MAX_SIDE_PX} a side; give another file"
             )
         if image.header.BitsStored > image.header.BitsAllocated:
             raise SourceError(

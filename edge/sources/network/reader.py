@@ -15,10 +15,11 @@ from typing import BinaryIO, TypeVar, cast
 import av
 
 from edge.errors import SourceError, SourceLost
+from edge.sources.base import MAX_IMAGE_PX
 from edge.sources.network.address import NetworkAddress
 from edge.sources.network.srt import SrtStream, SrtTimeoutError
 from edge.sources.stored import AnyImage
-from edge.sources.video import MAX_PIXELS, FrameConverter, video_stream
+from edge.sources.video import FrameConverter, video_stream
 
 OPEN_S = 10.0
 """To connect, and to learn what is sent: up to the first keyframe."""
@@ -136,7 +137,7 @@ class NetworkReader:
             context = stream.codec_context
             context.thread_count = 1  # more of them would hold frames back
             context.flags |= av.codec.context.Flags.low_delay
-            context.options = {"max_pixels": str(MAX_PIXELS)}
+            context.options = {"max_pixels": str(MAX_IMAGE_PX)}
             rate = stream.average_rate or stream.guessed_rate
             self.interval_ms = float(1000 / rate) if rate else None
             for image, t_ns in self._images(container, stream):
